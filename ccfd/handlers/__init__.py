@@ -1,0 +1,1 @@
+"""The events: one file a family, each the story of its events from decision to settlement."""

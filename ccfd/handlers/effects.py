@@ -1,0 +1,85 @@
+"""Every effect that ccfd can have on a host, with its undo on the same line.
+
+The names are stored with each workflow's steps and live as long as the database.
+"""
+
+from typing import Protocol
+
+from ccfd.model.network import Bridge, Dhcp, DhcpChange, Namespace, Ports
+from ccfd.model.vm import Disk, ImageOnHost, Machine
+from ccfd.workflow.steps import Effect, Effects, Value
+
+
+class Fabric(Protocol):
+    """The switches."""
+
+    async def make(self, bridge: Bridge) -> None: ...
+    async def remove(self, bridge: Bridge) -> None: ...
+    async def plug(self, ports: Ports) -> None: ...
+    async def unplug(self, ports: Ports) -> None: ...
+
+
+class Namespaces(Protocol):
+    """The slices' namespaces on the network node."""
+
+    async def open(self, namespace: Namespace) -> None: ...
+    async def close(self, namespace: Namespace) -> None: ...
+
+
+class DhcpServers(Protocol):
+    """The slices' DHCP servers."""
+
+    async def serve(self, dhcp: Dhcp) -> None: ...
+    async def stop(self, dhcp: Dhcp) -> None: ...
+    async def change(self, change: DhcpChange) -> None: ...
+    async def change_back(self, change: DhcpChange) -> None: ...
+
+
+class Images(Protocol):
+    """The base images on the hosts."""
+
+    async def fetch(self, wanted: ImageOnHost) -> None: ...
+
+
+class Disks(Protocol):
+    """The VMs' disks."""
+
+    async def make(self, disk: Disk) -> None: ...
+    async def remove(self, disk: Disk) -> None: ...
+
+
+class Domains(Protocol):
+    """The VMs' libvirt domains."""
+
+    async def boot(self, machine: Machine) -> Value: ...
+    async def destroy(self, machine: Machine) -> None: ...
+
+
+def effects(
+    *,
+    fabric: Fabric,
+    namespaces: Namespaces,
+    dhcp: DhcpServers,
+    images: Images,
+    disks: Disks,
+    domains: Domains,
+) -> Effects:
+    """Join the effects with the drivers that have them."""
+    return {
+        # Base images belong to no workflow: they stay for the next VM.
+        "fetch-image": Effect(ImageOnHost, images.fetch, None),
+        "make-bridge": Effect(Bridge, fabric.make, fabric.remove),
+        "add-ports": Effect(Ports, fabric.plug, fabric.unplug),
+        "open-namespace": Effect(Namespace, namespaces.open, namespaces.close),
+        "serve-dhcp": Effect(Dhcp, dhcp.serve, dhcp.stop),
+        "change-dhcp": Effect(DhcpChange, dhcp.change, dhcp.change_back),
+        "make-disk": Effect(Disk, disks.make, disks.remove),
+        "boot": Effect(Machine, domains.boot, domains.destroy),
+        # What deletes only goes forward.
+        "destroy-vm": Effect(Machine, domains.destroy, None),
+        "remove-disk": Effect(Disk, disks.remove, None),
+        "remove-ports": Effect(Ports, fabric.unplug, None),
+        "remove-bridge": Effect(Bridge, fabric.remove, None),
+        "stop-dhcp": Effect(Dhcp, dhcp.stop, None),
+        "close-namespace": Effect(Namespace, namespaces.close, None),
+    }

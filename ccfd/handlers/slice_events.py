@@ -1,0 +1,243 @@
+"""The story of `slice.create` and `slice.delete`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.engine import Row
+
+from ccfd import documents
+from ccfd.errors import Refused
+from ccfd.handlers import vm_choice
+from ccfd.handlers.layout import Layout
+from ccfd.ipam import pools, subnets
+from ccfd.model.slice import PlannedSlice
+from ccfd.requests.events import SliceCreate, SliceName
+from ccfd.settings import Settings
+from ccfd.store import tables
+from ccfd.store.database import Transaction
+from ccfd.workflow.handler import Done, Handler
+from ccfd.workflow.steps import Steps, each, in_order, only_forward
+
+VNI_POOL = "vni"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreatePlan:
+    """What `slice.create` decided. `reserved_until` is set where a reservation was taken over."""
+
+    slice: PlannedSlice
+    reserved_until: datetime | None
+
+
+class CreateSlice(Handler[SliceCreate, CreatePlan]):
+    """Give a tenant its subnet, switches, DHCP server and VMs."""
+
+    event = "slice.create"
+    body = SliceCreate
+    plan = CreatePlan
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._layout = Layout(settings)
+
+    async def key(self, body: SliceCreate, transaction: Transaction) -> str:
+        """Return the slice's key."""
+        return f"slice:{body.slice}"
+
+    async def decide(self, body: SliceCreate, transaction: Transaction) -> CreatePlan:
+        """Take a subnet, a VNI, and all that the VMs need."""
+        if body.gateway or body.controller is not None:
+            what = "gateway" if body.gateway else "controller"
+            raise Refused(
+                "invalid_state",
+                f"this release of ccfd has no {what}s for slices yet: "
+                + ("send gateway: false" if body.gateway else "leave controller out"),
+            )
+        if await transaction.one(select(tables.slices).where(tables.slices.c.name == body.slice)):
+            raise Refused("slice_exists", f"there is a slice {body.slice}: delete it first")
+        net, reserved_until = await self._subnet(body, transaction)
+        island = await subnets.island_of(net, transaction)
+        vni = await pools.take(VNI_POOL, body.slice, transaction)
+        if vni is None:
+            raise Refused("network_exhausted", "every VNI of [slices] vni is in use")
+        vms = await vm_choice.choose(body.slice, island, vni, body.vms, transaction)
+        await transaction.execute(
+            insert(tables.slices).values(
+                name=body.slice,
+                state="creating",
+                island=island,
+                vni=vni,
+                dhcp=body.dhcp,
+                description=body.description,
+                project=body.project,
+                user=body.user,
+                ssh_keys=list(body.ssh_keys),
+                created_at=transaction.now,
+                expires_at=transaction.now
+                + timedelta(seconds=body.expires_in or self._settings.slices.expires_in),
+            )
+        )
+        planned = PlannedSlice(
+            name=body.slice,
+            vni=vni,
+            address=subnets.gateway_of(net),
+            dhcp=body.dhcp,
+            ssh_keys=body.ssh_keys,
+            vms=vms,
+        )
+        return CreatePlan(slice=planned, reserved_until=reserved_until)
+
+    async def _subnet(
+        self, body: SliceCreate, transaction: Transaction
+    ) -> tuple[Row[Any], datetime | None]:
+        """Confirm the slice's reservation, or reserve and confirm now."""
+        known = await subnets.find(body.slice, transaction)
+        reserved_until = None
+        if known is None:
+            await subnets.reserve(
+                body.slice,
+                body.ipcount,
+                self._settings.ipam.timeout,
+                body.island or "default",
+                transaction,
+            )
+        else:
+            island = await subnets.island_of(known, transaction)
+            if body.island not in (None, island):
+                raise Refused(
+                    "invalid_state", f"the subnet of {body.slice} lies on island {island}"
+                )
+            reserved_until = known.expires_at
+        return await subnets.confirm(body.slice, transaction), reserved_until
+
+    def steps(self, plan: CreatePlan) -> Steps:
+        """List what will happen, in order."""
+        planned, layout = plan.slice, self._layout
+        return in_order(
+            each("make-bridge", layout.bridges(planned))
+            + each("open-namespace", [layout.namespace(planned)])
+            + each("fetch-image", layout.images(planned.vms)),
+            each("serve-dhcp", layout.dhcp(planned))
+            + each("make-disk", layout.disks(planned, planned.vms)),
+            each("boot", layout.machines(planned, planned.vms)),
+        )
+
+    async def settle(
+        self,
+        plan: CreatePlan,
+        values: Sequence[dict[str, Any] | None],
+        transaction: Transaction,
+    ) -> dict[str, Any]:
+        """Say that the slice is there."""
+        name = plan.slice.name
+        await vm_choice.set_state([vm.id for vm in plan.slice.vms], "running", transaction)
+        await transaction.execute(
+            update(tables.slices).where(tables.slices.c.name == name).values(state="active")
+        )
+        return await document(name, transaction)
+
+    async def forget(
+        self, plan: CreatePlan, error: dict[str, Any], transaction: Transaction
+    ) -> dict[str, Any]:
+        """Leave no slice; a reservation that was there before is there again."""
+        await release_all(plan.slice, transaction)
+        if plan.reserved_until is not None:
+            await subnets.unconfirm(plan.slice.name, plan.reserved_until, transaction)
+        else:
+            await subnets.release(plan.slice.name, transaction)
+        return {}
+
+
+class DeleteSlice(Handler[SliceName, PlannedSlice]):
+    """Take all of a slice away; whatever is being made for it is cancelled first."""
+
+    event = "slice.delete"
+    body = SliceName
+    plan = PlannedSlice
+    cancels = frozenset({"slice.create", "vm.create"})
+
+    def __init__(self, settings: Settings) -> None:
+        self._layout = Layout(settings)
+
+    async def key(self, body: SliceName, transaction: Transaction) -> str:
+        """Return the slice's key."""
+        return f"slice:{body.slice}"
+
+    async def decide(self, body: SliceName, transaction: Transaction) -> PlannedSlice | Done:
+        """Mark the slice and its VMs as going; from here it only goes forward."""
+        row = await transaction.one(
+            select(tables.slices).where(tables.slices.c.name == body.slice).with_for_update()
+        )
+        if row is None:
+            return await self._cancelled(body.slice, transaction)
+        planned = await planned_slice(row, transaction)
+        await vm_choice.set_state([vm.id for vm in planned.vms], "deleting", transaction)
+        await transaction.execute(
+            update(tables.slices).where(tables.slices.c.name == row.name).values(state="deleting")
+        )
+        return planned
+
+    async def _cancelled(self, name: str, transaction: Transaction) -> Done:
+        """Be content where the slice's creation was cancelled by a deletion of it."""
+        cancelled = await transaction.scalar(
+            select(tables.request.c.seq).where(
+                tables.request.c.key == f"slice:{name}",
+                tables.request.c.type == CreateSlice.event,
+                tables.request.c.cancelled,
+            )
+        )
+        if cancelled is None:
+            raise Refused("slice_not_found", f"there is no slice {name}")
+        return Done({"slice": name, "deleted": True})
+
+    def steps(self, plan: PlannedSlice) -> Steps:
+        """List what will happen, in order."""
+        layout = self._layout
+        return only_forward(
+            each("destroy-vm", layout.machines(plan, plan.vms))
+            + each("stop-dhcp", layout.dhcp(plan)),
+            each("remove-disk", layout.disks(plan, plan.vms))
+            + each("remove-bridge", layout.bridges(plan))
+            + each("close-namespace", [layout.namespace(plan)]),
+        )
+
+    async def settle(
+        self,
+        plan: PlannedSlice,
+        values: Sequence[dict[str, Any] | None],
+        transaction: Transaction,
+    ) -> dict[str, Any]:
+        """Give everything back."""
+        await release_all(plan, transaction)
+        await subnets.release(plan.name, transaction)
+        return {"slice": plan.name, "deleted": True}
+
+
+async def planned_slice(row: Row[Any], transaction: Transaction) -> PlannedSlice:
+    """Return a slice of the database as it was decided."""
+    net = await subnets.find(row.name, transaction)
+    assert net is not None, "a slice has a subnet"
+    return PlannedSlice(
+        name=row.name,
+        vni=row.vni,
+        address=subnets.gateway_of(net),
+        dhcp=row.dhcp,
+        ssh_keys=tuple(row.ssh_keys),
+        vms=await vm_choice.planned(row.name, transaction),
+    )
+
+
+async def release_all(planned: PlannedSlice, transaction: Transaction) -> None:
+    """Give back the slice's claims and delete its rows; its subnet is the caller's business."""
+    await vm_choice.release(planned.vms, transaction)
+    await transaction.execute(delete(tables.vm).where(tables.vm.c.slice == planned.name))
+    await transaction.execute(delete(tables.slices).where(tables.slices.c.name == planned.name))
+    await pools.give_back(VNI_POOL, planned.vni, transaction)
+
+
+async def document(name: str, transaction: Transaction) -> dict[str, Any]:
+    """Return the slice's document."""
+    return await documents.COLLECTIONS["slices"].one(name, transaction)

@@ -1,0 +1,191 @@
+"""How the VMs of a request are decided: size, image, host, address, name; and how it is undone."""
+
+from collections.abc import Iterable, Sequence
+from uuid import uuid4
+
+from sqlalchemy import insert, select, update
+
+from ccfd.errors import Refused
+from ccfd.ipam import subnets
+from ccfd.model import names
+from ccfd.model.slice import PlannedVm
+from ccfd.model.vm import Image
+from ccfd.requests.events import VmSpec
+from ccfd.sched import claims, placement
+from ccfd.store import tables
+from ccfd.store.database import Transaction
+
+
+async def choose(
+    slice_name: str, island: str, vni: int, specs: Sequence[VmSpec], transaction: Transaction
+) -> tuple[PlannedVm, ...]:
+    """Decide *specs* and claim what they need; the VMs' rows say `building`.
+
+    Raises `Refused`: `vm_exists`, `flavor_not_found`, `image_not_found`, `host_not_found`,
+    `no_valid_host`, `address_exhausted`.
+    """
+    if not specs:
+        return ()
+    ids = [str(uuid4()) for _ in specs]
+    called = [spec.name or f"vm-{vm[:8]}" for spec, vm in zip(specs, ids, strict=True)]
+    await _refuse_known(slice_name, called, transaction)
+    sizes = [await _size(spec, transaction) for spec in specs]
+    images = [await _image(spec.image, size[2], transaction)
+              for spec, size in zip(specs, sizes, strict=True)]
+    wants = [
+        placement.Want(
+            name=name,
+            cpu=cpu,
+            ram=ram,
+            disk=disk,
+            island=island,
+            host=spec.host,
+            same_host=spec.same_host,
+            different_host=spec.different_host,
+        )
+        for spec, name, (cpu, ram, disk) in zip(specs, called, sizes, strict=True)
+    ]
+    hosts = placement.place(await claims.snapshot(slice_name, transaction), wants)
+    vms = []
+    for spec, vm, want, image, host in zip(specs, ids, wants, images, hosts, strict=True):
+        ip = await subnets.allocate(slice_name, vm, transaction)
+        vms.append(
+            PlannedVm(
+                id=vm,
+                name=want.name,
+                host=host,
+                ip=ip,
+                mac=names.mac(ip, vni),
+                cpu=want.cpu,
+                ram=want.ram,
+                disk=want.disk,
+                flavor=spec.flavor,
+                image=image,
+                dhcp=spec.dhcp,
+            )
+        )
+    await claims.claim(map(_claim, vms), transaction)
+    await transaction.execute(
+        insert(tables.vm),
+        [
+            {
+                "id": vm.id,
+                "slice": slice_name,
+                "name": vm.name,
+                "kind": vm.kind,
+                "state": "building",
+                "ip": vm.ip,
+                "mac": vm.mac,
+                "cpu": vm.cpu,
+                "ram": vm.ram,
+                "disk": vm.disk,
+                "flavor": vm.flavor,
+                "image": _image_row(vm.image),
+                "host": vm.host,
+                "dhcp": vm.dhcp,
+                "created_at": transaction.now,
+            }
+            for vm in vms
+        ],
+    )
+    return tuple(vms)
+
+
+async def planned(slice_name: str, transaction: Transaction) -> tuple[PlannedVm, ...]:
+    """Return the slice's VMs that hold anything, as they were decided."""
+    rows = await transaction.all(
+        select(tables.vm)
+        .where(tables.vm.c.slice == slice_name, tables.vm.c.host.is_not(None))
+        .order_by(tables.vm.c.id)
+    )
+    return tuple(
+        PlannedVm(
+            id=row.id,
+            name=row.name,
+            host=row.host,
+            ip=row.ip,
+            mac=row.mac,
+            cpu=row.cpu,
+            ram=row.ram,
+            disk=row.disk,
+            flavor=row.flavor,
+            image=Image(**row.image),
+            dhcp=row.dhcp,
+            kind=row.kind,
+        )
+        for row in rows
+    )
+
+
+async def set_state(vms: Iterable[str], state: str, transaction: Transaction) -> None:
+    """Set the VMs' state."""
+    await transaction.execute(
+        update(tables.vm).where(tables.vm.c.id.in_(list(vms))).values(state=state)
+    )
+
+
+async def release(vms: Iterable[PlannedVm], transaction: Transaction) -> None:
+    """Give back what `choose` claimed for *vms*; their rows are the caller's business."""
+    held = list(vms)
+    for vm in held:
+        await subnets.release_address(vm.ip, transaction)
+    await claims.free(map(_claim, held), transaction)
+
+
+def _claim(vm: PlannedVm) -> claims.Claim:
+    return claims.Claim(host=vm.host, cpu=vm.cpu, ram=vm.ram, disk=vm.disk)
+
+
+def _image_row(image: Image) -> dict[str, object]:
+    return {
+        "name": image.name,
+        "checksum": image.checksum,
+        "size": image.size,
+        "virtual_size": image.virtual_size,
+    }
+
+
+async def _refuse_known(
+    slice_name: str, called: Sequence[str], transaction: Transaction
+) -> None:
+    known = await transaction.scalar(
+        select(tables.vm.c.name).where(
+            tables.vm.c.slice == slice_name,
+            tables.vm.c.name.in_(called),
+            tables.vm.c.state != "failed",
+        )
+    )
+    if known is not None:
+        raise Refused("vm_exists", f"the slice {slice_name} has a VM called {known}")
+
+
+async def _size(spec: VmSpec, transaction: Transaction) -> tuple[int, int, int]:
+    if spec.flavor is None:
+        assert spec.cpu is not None
+        assert spec.ram is not None
+        assert spec.disk is not None
+        return spec.cpu, spec.ram, spec.disk
+    row = await transaction.one(
+        select(tables.flavor).where(
+            tables.flavor.c.name == spec.flavor, ~tables.flavor.c.deleted
+        )
+    )
+    if row is None:
+        raise Refused("flavor_not_found", f"no flavor is called {spec.flavor}")
+    return row.cpu, row.ram, row.disk
+
+
+async def _image(name: str, disk: int, transaction: Transaction) -> Image:
+    row = await transaction.one(select(tables.image).where(tables.image.c.name == name))
+    if row is None:
+        raise Refused(
+            "image_not_found", f"no image is called {name}: add it to the image store and import it"
+        )
+    if row.virtual_size > disk << 30:
+        raise Refused(
+            "invalid_state",
+            f"the image {name} needs a disk of {-(-row.virtual_size // (1 << 30))} GiB, not {disk}",
+        )
+    return Image(
+        name=row.name, checksum=row.checksum, size=row.size, virtual_size=row.virtual_size
+    )

@@ -1,0 +1,193 @@
+"""The story of `vm.create` and `vm.delete`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import delete, insert, select, update
+
+from ccfd import documents
+from ccfd.errors import CcfdError, Refused
+from ccfd.handlers import vm_choice
+from ccfd.handlers.layout import Layout
+from ccfd.handlers.slice_events import planned_slice
+from ccfd.ipam import subnets
+from ccfd.model.network import DhcpChange
+from ccfd.model.slice import PlannedSlice, PlannedVm
+from ccfd.requests.events import VmCreate, VmDelete
+from ccfd.settings import Settings
+from ccfd.store import tables
+from ccfd.store.database import Transaction
+from ccfd.workflow.handler import Done, Handler
+from ccfd.workflow.steps import Stage, Steps, each, in_order, only_forward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VmPlan:
+    """A VM that comes or goes, and the slice with it and without it."""
+
+    vm: PlannedVm
+    without: PlannedSlice
+
+    @property
+    def within(self) -> PlannedSlice:
+        """The slice with the VM."""
+        return replace(self.without, vms=(*self.without.vms, self.vm))
+
+
+def _dhcp(layout: Layout, before: PlannedSlice, after: PlannedSlice) -> Stage:
+    changes = zip(layout.dhcp(before), layout.dhcp(after), strict=True)
+    return each(
+        "change-dhcp",
+        [DhcpChange(before=old, after=new) for old, new in changes if old != new],
+    )
+
+
+class CreateVm(Handler[VmCreate, VmPlan]):
+    """Add a VM to a slice, and the slice's network to the VM's host."""
+
+    event = "vm.create"
+    body = VmCreate
+    plan = VmPlan
+
+    def __init__(self, settings: Settings) -> None:
+        self._layout = Layout(settings)
+
+    async def key(self, body: VmCreate, transaction: Transaction) -> str:
+        """Return the slice's key."""
+        return f"slice:{body.slice}"
+
+    async def decide(self, body: VmCreate, transaction: Transaction) -> VmPlan:
+        """Take a host's room and an address of the slice's subnet."""
+        row = await transaction.one(
+            select(tables.slices).where(tables.slices.c.name == body.slice)
+        )
+        if row is None:
+            net = await subnets.find(body.slice, transaction)
+            if net is not None and net.state != "confirmed":
+                raise Refused(
+                    "subnet_expired",
+                    f"{body.slice} has only the {net.state} subnet {subnets.gateway_of(net)}"
+                    " and no slice",
+                )
+            raise Refused("slice_not_found", f"there is no slice {body.slice}")
+        if row.state != "active":
+            raise Refused("invalid_state", f"the slice {body.slice} is {row.state}, not active")
+        without = await planned_slice(row, transaction)
+        (vm,) = await vm_choice.choose(body.slice, row.island, row.vni, [body], transaction)
+        return VmPlan(vm=vm, without=without)
+
+    def steps(self, plan: VmPlan) -> Steps:
+        """List what will happen, in order."""
+        layout, within = self._layout, plan.within
+        bridges, ports = layout.grown(plan.without, within)
+        return in_order(
+            each("make-bridge", bridges)
+            + each("add-ports", ports)
+            + each("fetch-image", layout.images([plan.vm])),
+            _dhcp(layout, plan.without, within)
+            + each("make-disk", layout.disks(within, [plan.vm])),
+            each("boot", layout.machines(within, [plan.vm])),
+        )
+
+    async def settle(
+        self, plan: VmPlan, values: Sequence[dict[str, Any] | None], transaction: Transaction
+    ) -> dict[str, Any]:
+        """Say that the VM runs."""
+        await vm_choice.set_state([plan.vm.id], "running", transaction)
+        return await documents.COLLECTIONS["vms"].one(plan.vm.id, transaction)
+
+    async def forget(
+        self, plan: VmPlan, error: dict[str, Any], transaction: Transaction
+    ) -> dict[str, Any]:
+        """Leave the VM's record, and nothing that it held."""
+        await vm_choice.release([plan.vm], transaction)
+        await transaction.execute(
+            update(tables.vm)
+            .where(tables.vm.c.id == plan.vm.id)
+            .values(state="failed", error=error, host=None, ip=None, mac=None)
+        )
+        return {"vm": plan.vm.id}
+
+    async def refuse(
+        self, body: VmCreate, error: CcfdError, transaction: Transaction
+    ) -> dict[str, Any]:
+        """Leave a record of the VM that could not be, where its slice (or owner) is known."""
+        if error.code == "slice_not_found":
+            return {}
+        vm = str(uuid4())
+        await transaction.execute(
+            insert(tables.vm).values(
+                id=vm,
+                slice=body.slice,
+                name=body.name or f"vm-{vm[:8]}",
+                kind="slice",
+                state="failed",
+                cpu=body.cpu,
+                ram=body.ram,
+                disk=body.disk,
+                flavor=body.flavor,
+                dhcp=body.dhcp,
+                error=error.document(),
+                created_at=transaction.now,
+            )
+        )
+        return {"vm": vm}
+
+
+class DeleteVm(Handler[VmDelete, VmPlan]):
+    """Take a VM away, and the slice's network from its host where no other VM needs it."""
+
+    event = "vm.delete"
+    body = VmDelete
+    plan = VmPlan
+
+    def __init__(self, settings: Settings) -> None:
+        self._layout = Layout(settings)
+
+    async def key(self, body: VmDelete, transaction: Transaction) -> str:
+        """Return the key of the VM's slice."""
+        name = await transaction.scalar(
+            select(tables.vm.c.slice).where(tables.vm.c.id == body.vm)
+        )
+        return f"vm:{body.vm}" if name is None else f"slice:{name}"
+
+    async def decide(self, body: VmDelete, transaction: Transaction) -> VmPlan | Done:
+        """Mark the VM as going; from here it only goes forward."""
+        row = await transaction.one(
+            select(tables.vm).where(tables.vm.c.id == body.vm).with_for_update()
+        )
+        if row is None:
+            raise Refused("vm_not_found", f"there is no VM {body.vm}")
+        slice_row = await transaction.one(
+            select(tables.slices).where(tables.slices.c.name == row.slice)
+        )
+        if row.host is None or slice_row is None:
+            await transaction.execute(delete(tables.vm).where(tables.vm.c.id == row.id))
+            return Done({"vm": row.id, "deleted": True})
+        planned = await planned_slice(slice_row, transaction)
+        vm = next(vm for vm in planned.vms if vm.id == row.id)
+        await vm_choice.set_state([vm.id], "deleting", transaction)
+        others = tuple(other for other in planned.vms if other.id != vm.id)
+        return VmPlan(vm=vm, without=replace(planned, vms=others))
+
+    def steps(self, plan: VmPlan) -> Steps:
+        """List what will happen, in order."""
+        layout, within = self._layout, plan.within
+        bridges, ports = layout.grown(plan.without, within)
+        return only_forward(
+            each("destroy-vm", layout.machines(within, [plan.vm])),
+            each("remove-disk", layout.disks(within, [plan.vm]))
+            + each("remove-ports", ports)
+            + each("remove-bridge", bridges)
+            + _dhcp(layout, within, plan.without),
+        )
+
+    async def settle(
+        self, plan: VmPlan, values: Sequence[dict[str, Any] | None], transaction: Transaction
+    ) -> dict[str, Any]:
+        """Give back what it held."""
+        await vm_choice.release([plan.vm], transaction)
+        await transaction.execute(delete(tables.vm).where(tables.vm.c.id == plan.vm.id))
+        return {"vm": plan.vm.id, "deleted": True}

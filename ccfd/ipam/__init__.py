@@ -1,0 +1,1 @@
+"""Addresses: pools of numbers, subnets cut from blocks, single addresses."""

@@ -1,0 +1,87 @@
+"""A pool of numbers (blocks, addresses, VNIs), the lowest free one first.
+
+A pool keeps a row for each number that was ever given out and a high-water mark for the rest, so
+taking one costs the same whether the pool is empty or full. Takers running side by side pass
+over each other's rows and each get a free number.
+"""
+
+from sqlalchemy import func, insert, select, update
+from sqlalchemy.engine import Row
+
+from ccfd.store.database import Transaction
+from ccfd.store.tables import pool, pool_item
+
+# The high-water mark's row is locked until its transaction ends; raising it by several numbers
+# at once lets the next takers pass without it.
+RAISE = 32
+
+
+async def define(name: str, first: int, last: int, transaction: Transaction) -> None:
+    """Make the pool of the numbers *first* to *last*, or move its end."""
+    known = await transaction.scalar(select(pool.c.last).where(pool.c.name == name))
+    if known is None:
+        await transaction.execute(insert(pool).values(name=name, next=first, last=last))
+    elif known != last:
+        await transaction.execute(update(pool).where(pool.c.name == name).values(last=last))
+
+
+async def take(name: str, owner: str, transaction: Transaction) -> int | None:
+    """Take the lowest free number of pool *name* for *owner*; None when there is none."""
+    while True:
+        number = await _take_given_back(name, owner, transaction)
+        if number is not None:
+            return number
+        raised = await transaction.one(
+            update(pool)
+            .where(pool.c.name == name, pool.c.next <= pool.c.last)
+            .values(next=pool.c.next + RAISE)
+            .returning(pool.c.next, pool.c.last)
+        )
+        if raised is None:
+            return None
+        await transaction.execute(insert(pool_item), _rows(name, raised))
+
+
+def _rows(name: str, raised: Row[tuple[int, int]]) -> list[dict[str, object]]:
+    first, last = raised.next - RAISE, min(raised.next - 1, raised.last)
+    return [{"pool": name, "number": n, "owner": None} for n in range(first, last + 1)]
+
+
+async def _take_given_back(name: str, owner: str, transaction: Transaction) -> int | None:
+    lowest = (
+        select(pool_item.c.number)
+        .where(pool_item.c.pool == name, pool_item.c.owner.is_(None))
+        .order_by(pool_item.c.pool, pool_item.c.number)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    number: int | None = await transaction.scalar(
+        update(pool_item)
+        .where(pool_item.c.pool == name, pool_item.c.number == lowest)
+        .values(owner=owner)
+        .returning(pool_item.c.number)
+    )
+    return number
+
+
+async def give_back(name: str, number: int, transaction: Transaction) -> bool:
+    """Give *number* back to pool *name*; False when it was not taken."""
+    given = await transaction.execute(
+        update(pool_item)
+        .where(
+            pool_item.c.pool == name,
+            pool_item.c.number == number,
+            pool_item.c.owner.is_not(None),
+        )
+        .values(owner=None)
+    )
+    return given.rowcount == 1
+
+
+async def used(name: str, transaction: Transaction) -> int:
+    """Count the numbers of pool *name* that are taken."""
+    count: int = await transaction.scalar(
+        select(func.count()).where(pool_item.c.pool == name, pool_item.c.owner.is_not(None))
+    )
+    return count

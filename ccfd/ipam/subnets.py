@@ -1,0 +1,272 @@
+"""The life of a subnet: reserved, confirmed or expired, deleted; and the addresses in it.
+
+Everything here happens in the caller's transaction, so it is gone when that is rolled back.
+"""
+
+import ipaddress
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy.engine import Row
+
+from ccfd.errors import Refused
+from ccfd.ipam import networks, places, pools
+from ccfd.store import outbox
+from ccfd.store.database import Transaction
+from ccfd.store.tables import address, block, network, slices, subnet
+
+
+def cidr_of(row: Row[Any]) -> str:
+    """Return a subnet as `10.0.0.0/26`."""
+    return f"{ipaddress.IPv4Address(row.first)}/{places.prefix(row.size)}"
+
+
+def gateway_of(row: Row[Any]) -> str:
+    """Return a subnet's first usable address with its prefix: `10.0.0.1/26`."""
+    return f"{ipaddress.IPv4Address(row.first + 1)}/{places.prefix(row.size)}"
+
+
+async def find(owner: str, transaction: Transaction, *, lock: bool = False) -> Row[Any] | None:
+    """Return the owner's subnet, whatever its state, or None."""
+    query = select(subnet).where(subnet.c.owner == owner)
+    return await transaction.one(query.with_for_update() if lock else query)
+
+
+async def reserve(
+    owner: str, size: int, seconds: int, island: str, transaction: Transaction
+) -> Row[Any]:
+    """Reserve a subnet of *size* addresses for *owner* for *seconds*.
+
+    A subnet that is still reserved is the answer again, with a new timeout. Raises `Refused`:
+    `subnet_exists` (confirmed, or of another size), `network_exhausted`.
+    """
+    known = await find(owner, transaction, lock=True)
+    if known is not None and known.state == "expired":
+        await transaction.execute(delete(subnet).where(subnet.c.id == known.id))
+        known = None
+    if known is not None and (known.state == "confirmed" or known.size != size):
+        raise Refused(
+            "subnet_exists",
+            f"{owner} has the {known.state} subnet {gateway_of(known)}: delete it first",
+        )
+    expires_at = transaction.now + timedelta(seconds=seconds)
+    if known is not None:
+        changed = await transaction.one(
+            update(subnet)
+            .where(subnet.c.id == known.id)
+            .values(expires_at=expires_at, timeout=seconds)
+            .returning(subnet)
+        )
+        assert changed is not None
+        return changed
+    found = await _take_place(owner, size, island, transaction)
+    made = await transaction.one(
+        insert(subnet)
+        .values(
+            owner=owner,
+            **found,
+            size=size,
+            state="reserved",
+            timeout=seconds,
+            expires_at=expires_at,
+        )
+        .returning(subnet)
+    )
+    assert made is not None
+    transaction.wake("timers")
+    return made
+
+
+async def _take_place(
+    owner: str, size: int, island: str, transaction: Transaction
+) -> dict[str, Any]:
+    for net in await networks.serving(1, island, transaction):
+        opened = await transaction.one(
+            select(block)
+            .where(block.c.network == net.cidr, block.c.size == size, ~block.c.full)
+            .order_by(block.c.network, block.c.size, block.c.number)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+        )
+        if opened is not None:
+            number, place = opened.number, places.lowest_free(opened.used, size)
+            used = places.with_place(opened.used, place)
+            await transaction.execute(
+                update(block)
+                .where(block.c.network == net.cidr, block.c.number == number)
+                .values(used=used, full=places.is_full(used, size))
+            )
+        else:
+            fresh = await pools.take(networks.pool_of(net.cidr), f"size:{size}", transaction)
+            if fresh is None:
+                continue
+            number, place, used = fresh, 0, places.with_place(0, 0)
+            await transaction.execute(
+                insert(block).values(
+                    network=net.cidr,
+                    number=number,
+                    size=size,
+                    used=used,
+                    full=places.is_full(used, size),
+                )
+            )
+        first = places.first_address(net.first, number, place, size)
+        return {"network": net.cidr, "block": number, "place": place, "first": first}
+    raise Refused(
+        "network_exhausted",
+        f"no network of type 1 on island {island} has room for {size} addresses for {owner}",
+    )
+
+
+async def confirm(owner: str, transaction: Transaction) -> Row[Any]:
+    """Make the owner's reservation lasting; raise `Refused` (`subnet_not_found`, `…_expired`)."""
+    known = await find(owner, transaction, lock=True)
+    if known is None:
+        raise Refused("subnet_not_found", f"{owner} has no subnet: send subnet.create")
+    if known.state == "expired" or _is_due(known, transaction.now):
+        raise Refused(
+            "subnet_expired",
+            f"the reservation of {gateway_of(known)} for {owner} has expired:"
+            " send subnet.create again",
+        )
+    changed = await transaction.one(
+        update(subnet)
+        .where(subnet.c.id == known.id)
+        .values(state="confirmed", expires_at=None)
+        .returning(subnet)
+    )
+    assert changed is not None
+    return changed
+
+
+def _is_due(row: Row[Any], now: datetime) -> bool:
+    due: bool = row.state == "reserved" and row.expires_at <= now
+    return due
+
+
+async def unconfirm(owner: str, expires_at: datetime, transaction: Transaction) -> None:
+    """Make the owner's subnet `reserved` again, with the expiry that it had before."""
+    await transaction.execute(
+        update(subnet)
+        .where(subnet.c.owner == owner, subnet.c.state == "confirmed")
+        .values(state="reserved", expires_at=expires_at)
+    )
+    transaction.wake("timers")
+
+
+async def release(owner: str, transaction: Transaction) -> bool:
+    """Delete the owner's subnet and its addresses; False when there is none."""
+    known = await find(owner, transaction, lock=True)
+    if known is None:
+        return False
+    await transaction.execute(delete(address).where(address.c.subnet == known.id))
+    await transaction.execute(delete(subnet).where(subnet.c.id == known.id))
+    if known.state != "expired":
+        await _free_place(known, transaction)
+    return True
+
+
+async def remove(owner: str, transaction: Transaction) -> None:
+    """Delete the owner's subnet at the owner's wish.
+
+    Raises `Refused`: `subnet_not_found`, `subnet_in_use` (a slice or an address lives in it).
+    """
+    known = await find(owner, transaction)
+    if known is None:
+        raise Refused("subnet_not_found", f"{owner} has no subnet")
+    in_use = await transaction.scalar(select(slices.c.name).where(slices.c.name == owner))
+    taken = await transaction.scalar(
+        select(func.count()).select_from(address).where(address.c.subnet == known.id)
+    )
+    if in_use is not None or taken:
+        raise Refused(
+            "subnet_in_use",
+            f"the subnet of {owner} is in use: delete the slice and its VMs first",
+        )
+    await release(owner, transaction)
+
+
+async def _free_place(row: Row[Any], transaction: Transaction) -> None:
+    held = await transaction.one(
+        select(block)
+        .where(block.c.network == row.network, block.c.number == row.block)
+        .with_for_update()
+    )
+    assert held is not None, "a held subnet lies in an open block"
+    used = places.without_place(held.used, row.place)
+    here = (block.c.network == row.network, block.c.number == row.block)
+    if used:
+        await transaction.execute(update(block).where(*here).values(used=used, full=False))
+    else:
+        await transaction.execute(delete(block).where(*here))
+        await pools.give_back(networks.pool_of(row.network), row.block, transaction)
+
+
+async def expire(transaction: Transaction, limit: int = 100) -> int:
+    """Expire the reservations that are due, with a notice for each; return how many."""
+    due = await transaction.all(
+        select(subnet)
+        .where(subnet.c.state == "reserved", subnet.c.expires_at <= transaction.now)
+        .order_by(subnet.c.expires_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    for row in due:
+        await transaction.execute(
+            update(subnet).where(subnet.c.id == row.id).values(state="expired")
+        )
+        await _free_place(row, transaction)
+        await outbox.notice(
+            transaction, "subnet.expired", owner=row.owner, subnet=gateway_of(row)
+        )
+    return len(due)
+
+
+async def next_due(transaction: Transaction) -> datetime | None:
+    """Return when the next reservation is due."""
+    moment: datetime | None = await transaction.scalar(
+        select(func.min(subnet.c.expires_at, type_=subnet.c.expires_at.type)).where(
+            subnet.c.state == "reserved"
+        )
+    )
+    return moment
+
+
+async def allocate(owner: str, holder: str, transaction: Transaction) -> str:
+    """Take the lowest free address of the owner's confirmed subnet for *holder* (a VM's id).
+
+    The first usable address is the gateway's. Raises `Refused`: `subnet_not_found`,
+    `subnet_expired`, `address_exhausted`.
+    """
+    row = await find(owner, transaction, lock=True)
+    if row is None:
+        raise Refused("subnet_not_found", f"{owner} has no subnet")
+    if row.state != "confirmed":
+        raise Refused("subnet_expired", f"the subnet of {owner} is {row.state}, not confirmed")
+    taken = await transaction.all(select(address.c.number).where(address.c.subnet == row.id))
+    number = places.lowest_gap(
+        {item.number for item in taken}, row.first + 2, row.first + row.size - 2
+    )
+    if number is None:
+        raise Refused("address_exhausted", f"no address is free in {cidr_of(row)} of {owner}")
+    await transaction.execute(
+        insert(address).values(number=number, subnet=row.id, owner=holder)
+    )
+    return str(ipaddress.IPv4Address(number))
+
+
+async def release_address(ip: str, transaction: Transaction) -> bool:
+    """Give an address of a subnet back; False when it was not taken."""
+    freed = await transaction.execute(
+        delete(address).where(address.c.number == int(ipaddress.IPv4Address(ip)))
+    )
+    return freed.rowcount == 1
+
+
+async def island_of(row: Row[Any], transaction: Transaction) -> str:
+    """Return the island of a subnet's network."""
+    island: str = await transaction.scalar(
+        select(network.c.island).where(network.c.cidr == row.network)
+    )
+    return island

@@ -1,0 +1,1 @@
+"""Frozen values and their rules. Nothing here does input or output or needs a third party."""

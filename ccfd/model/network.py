@@ -1,0 +1,91 @@
+"""The slice's network as values: what a switch, a namespace and a DHCP server shall hold.
+
+They are the arguments of workflow steps, stored as JSON with the plan: fields may be added with
+a default, never renamed.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """One port of a slice's bridge; the OVSDB Interface row carries the owner's tags.
+
+    `system` is a Linux link that somebody else makes (a tap by libvirt, a veth end by ccfd): its
+    row may stand before the link does, the switch picks the link up when it appears.
+    """
+
+    name: str
+    kind: Literal["system", "vxlan"]
+    remote_ip: str | None = None
+    vm: str | None = None
+    mac: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridge:
+    """The bridge of slice `slice` on `host` (a host's name, or `names.NODE`) with its ports."""
+
+    host: str
+    slice: str
+    vni: int
+    ports: tuple[Port, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Ports that join, or leave, a bridge that stands already."""
+
+    host: str
+    slice: str
+    vni: int
+    ports: tuple[Port, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Namespace:
+    """The slice's namespace on the network node and its leg into the slice's bridge.
+
+    `address` is the subnet's first usable address with its prefix, `10.0.0.1/26`; `mtu` in bytes.
+    """
+
+    slice: str
+    vni: int
+    address: str
+    mac: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """A static DHCP lease."""
+
+    mac: str
+    ip: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dhcp:
+    """The slice's DHCP server: it answers exactly `leases`, in the slice's namespace.
+
+    `router` is the default gateway to hand out, or None for a slice without one; `mtu` in bytes
+    (DHCP option 26).
+    """
+
+    slice: str
+    vni: int
+    address: str
+    mtu: int
+    router: str | None = None
+    dns: tuple[str, ...] = ()
+    leases: tuple[Lease, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DhcpChange:
+    """A change of a running DHCP server's leases, with the way back."""
+
+    before: Dhcp
+    after: Dhcp

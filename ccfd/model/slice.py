@@ -1,0 +1,41 @@
+"""A slice as values: what was decided for it and for each of its VMs.
+
+They are stored as JSON within plans: fields may be added with a default, never renamed.
+"""
+
+from dataclasses import dataclass
+
+from ccfd.model.vm import Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedVm:
+    """A VM with everything decided: where it runs, what it takes, what it is called.
+
+    `ram` in MiB, `disk` in GiB; `dhcp` tells whether the DHCP server answers it.
+    """
+
+    id: str
+    name: str
+    host: str
+    ip: str
+    mac: str
+    cpu: int
+    ram: int
+    disk: int
+    flavor: str | None
+    image: Image
+    dhcp: bool = True
+    kind: str = "slice"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlannedSlice:
+    """A slice's network and its VMs. `address` is the gateway's, `10.0.0.1/26`."""
+
+    name: str
+    vni: int
+    address: str
+    dhcp: bool
+    ssh_keys: tuple[str, ...] = ()
+    vms: tuple[PlannedVm, ...] = ()

@@ -1,0 +1,56 @@
+"""A virtual machine as values: what a host's libvirt shall hold.
+
+They are the arguments of workflow steps, stored as JSON with the plan: fields may be added with
+a default, never renamed.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """A base image: `checksum` is the SHA-256 of the qcow2 file, `size` its length in bytes.
+
+    `virtual_size` is the size of the disk that the image describes, in bytes.
+    """
+
+    name: str
+    checksum: str
+    size: int
+    virtual_size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageOnHost:
+    """A base image that shall be in a host's pool."""
+
+    host: str
+    image: Image
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Disk:
+    """A VM's overlay on its base image (`size` in GiB) and its cloud-init seed."""
+
+    host: str
+    vm: str
+    image: Image
+    size: int
+    hostname: str
+    ssh_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Machine:
+    """A VM's libvirt domain: `ram` in MiB, `cpu` in vCPUs, `mtu` in bytes."""
+
+    host: str
+    vm: str
+    name: str
+    slice: str
+    kind: str
+    cpu: int
+    ram: int
+    mac: str
+    tap: str
+    mtu: int

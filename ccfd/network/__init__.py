@@ -1,0 +1,11 @@
+"""The network of a slice, made real: Open vSwitch bridges, a namespace, a DHCP server.
+
+`Fabric`, `Namespaces` and `DhcpServers` carry out what the values of `ccfd.model.network` say.
+Only `Refused` and `Transient` leave this package.
+"""
+
+from ccfd.network.dhcp import DhcpServers
+from ccfd.network.fabric import Fabric
+from ccfd.network.namespaces import Namespaces
+
+__all__ = ["DhcpServers", "Fabric", "Namespaces"]

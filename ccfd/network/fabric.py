@@ -1,0 +1,146 @@
+"""How do a slice's bridges and ports come into being on the hosts' switches, and go again?"""
+
+from collections.abc import Callable
+
+import structlog
+
+from ccfd.errors import Refused, Transient
+from ccfd.model import names
+from ccfd.model.network import Bridge, Port, Ports
+from ccfd.network import bridges
+from ccfd.network.bridges import Change, Snapshot, Switch
+from ccfd.network.ovsdb import OperationError, Ovsdb
+from ccfd.network.snapshot import Inventory, read_bridge, read_inventory
+from ccfd.settings import Settings
+
+log = structlog.get_logger(__name__)
+
+ATTEMPTS = 8
+"""Rounds of looking and changing: two for a port that is opened again, the rest for races."""
+
+
+class Fabric:
+    """The switches of all hosts and of the network node (`names.NODE`).
+
+    Every effect may be repeated and converges: "already there" means there and equal. They raise
+    `Refused` (`host_not_found`; `switch_error` where somebody else's thing is in the way or the
+    switch cannot do it) and `Transient` (`host_unreachable`, `switch_error`).
+    """
+
+    def __init__(self, settings: Settings, *, timeout: float = 10) -> None:
+        node = settings.network_node
+        places = [
+            (names.NODE, node.ovsdb, node.datapath_type, node.tunnel_ip),
+            *((h.name, h.ovsdb, h.datapath_type, h.tunnel_ip) for h in settings.host),
+        ]
+        self._databases: dict[str, Ovsdb] = {}
+        self._switches: dict[str, tuple[Ovsdb, Switch]] = {}
+        for name, address, datapath_type, tunnel_ip in places:
+            if address not in self._databases:
+                self._databases[address] = Ovsdb(address, settings.tls, timeout=timeout)
+            sharers = [other for other, elsewhere, _, _ in places if elsewhere == address]
+            self._switches[name] = (
+                self._databases[address],
+                Switch(
+                    name=sharers[0],
+                    datapath_type=datapath_type,
+                    tunnel_ip=tunnel_ip,
+                    sharers=frozenset(sharers),
+                ),
+            )
+
+    async def make(self, bridge: Bridge) -> None:
+        """Make the slice's bridge carry exactly its ports (and its own local one)."""
+        db, switch = self._switch(bridge.host)
+        seen = await self._converge(
+            db,
+            bridge,
+            [port.name for port in bridge.ports],
+            lambda seen: bridges.make(bridge, switch, seen),
+        )
+        _check_tunnels(bridge.host, bridge.ports, seen)
+
+    async def remove(self, bridge: Bridge) -> None:
+        """Remove the slice's bridge with all its ports; another slice's bridge is left alone."""
+        db, switch = self._switch(bridge.host)
+        await self._converge(db, bridge, [], lambda seen: bridges.remove(bridge, switch, seen))
+
+    async def plug(self, ports: Ports) -> None:
+        """Add ports to the slice's bridge, which must stand.
+
+        Wanted again after a port's link was made anew (a VM was started): see `bridges`.
+        """
+        db, switch = self._switch(ports.host)
+        seen = await self._converge(
+            db,
+            ports,
+            [port.name for port in ports.ports],
+            lambda seen: bridges.plug(ports, switch, seen),
+        )
+        _check_tunnels(ports.host, ports.ports, seen)
+
+    async def unplug(self, ports: Ports) -> None:
+        """Remove ports from the slice's bridge."""
+        db, _ = self._switch(ports.host)
+        await self._converge(db, ports, [], lambda seen: bridges.unplug(ports, seen))
+
+    async def probe(self, host: str) -> None:
+        """Raise `Transient` unless the host's database answers and ovs-vswitchd keeps up."""
+        db, _ = self._switch(host)
+        await db.transact_applied([])
+
+    async def inventory(self, host: str) -> Inventory:
+        """Return all that the host's switch holds of ours (shared switch: of all its sharers)."""
+        db, _ = self._switch(host)
+        return await read_inventory(db)
+
+    async def close(self) -> None:
+        """Close the connections to all databases."""
+        for db in self._databases.values():
+            await db.close()
+
+    def _switch(self, host: str) -> tuple[Ovsdb, Switch]:
+        if host not in self._switches:
+            raise Refused("host_not_found", f"host {host} is not in the settings")
+        return self._switches[host]
+
+    async def _converge(
+        self,
+        db: Ovsdb,
+        target: Bridge | Ports,
+        wanted: list[str],
+        decide: Callable[[Snapshot], Change],
+    ) -> Snapshot:
+        """Look, change, look again, until there is nothing to change and all is applied."""
+        opened: set[str] = set()
+        for _ in range(ATTEMPTS):
+            seen = await read_bridge(db, target.vni, wanted)
+            change = decide(bridges.with_fresh(seen, opened))
+            if not change.ops:
+                await db.applied(seen.next_cfg)
+                return seen
+            try:
+                await db.transact_applied(change.ops)
+            except OperationError as exc:
+                if exc.error not in ("timed out", "constraint violation"):
+                    raise exc.translate(target.host) from exc
+                reason = str(exc)  # somebody else was faster: look again
+                continue
+            reason = "it never stays as it was left"
+            opened |= change.opened
+            log.debug("switch changed", host=target.host, slice=target.slice, ops=len(change.ops))
+        raise Transient(
+            "switch_error",
+            f"bridge {names.bridge(target.vni)} on {target.host} does not settle: {reason}; "
+            "see whether something else changes it",
+        )
+
+
+def _check_tunnels(host: str, ports: tuple[Port, ...], seen: Snapshot) -> None:
+    """Refuse if the switch could not make one of the tunnel ports."""
+    tunnels = {port.name for port in ports if port.kind == "vxlan"}
+    wrong = [
+        f"{row.name}: {row.error}" for row in seen.interfaces if row.name in tunnels and row.error
+    ]
+    if wrong:
+        raise Refused("switch_error", f"the switch of {host} cannot make {'; '.join(wrong)}")

@@ -1,0 +1,132 @@
+"""What do the rows of an Open vSwitch database say, and how are values written into them?
+
+RFC 7047, section 5.1, writes a value with one member bare, others as `["set", […]]` and
+`["map", […]]`; the columns are those of ovs-vswitchd.conf.db(5).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+BRIDGE_COLUMNS = [
+    "_uuid",
+    "name",
+    "datapath_type",
+    "fail_mode",
+    "external_ids",
+    "other_config",
+    "ports",
+    "controller",
+]
+PORT_COLUMNS = ["_uuid", "name", "interfaces"]
+INTERFACE_COLUMNS = [
+    "_uuid",
+    "name",
+    "type",
+    "options",
+    "external_ids",
+    "ofport",
+    "ofport_request",
+    "ifindex",
+    "error",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeRow:
+    """A row of table Bridge; `ports` are row ids, `raw_ports` the same as the database wrote it."""
+
+    uuid: str
+    name: str
+    datapath_type: str
+    fail_mode: str | None
+    external_ids: Mapping[str, str]
+    other_config: Mapping[str, str]
+    ports: frozenset[str]
+    controlled: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortRow:
+    """A row of table Port."""
+
+    uuid: str
+    name: str
+    interfaces: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InterfaceRow:
+    """A row of table Interface; `ofport` is -1 while the switch cannot open the link."""
+
+    uuid: str
+    name: str
+    type: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    external_ids: Mapping[str, str] = field(default_factory=dict)
+    ofport: int | None = None
+    ofport_request: int | None = None
+    ifindex: int = 0
+    error: str | None = None
+
+
+def bridge_row(row: Mapping[str, Any]) -> BridgeRow:
+    """Read a row with BRIDGE_COLUMNS."""
+    return BridgeRow(
+        uuid=row["_uuid"][1],
+        name=row["name"],
+        datapath_type=row["datapath_type"],
+        fail_mode=_optional(row["fail_mode"]),
+        external_ids=_map(row["external_ids"]),
+        other_config=_map(row["other_config"]),
+        ports=_uuids(row["ports"]),
+        controlled=bool(_uuids(row["controller"])),
+    )
+
+
+def port_row(row: Mapping[str, Any]) -> PortRow:
+    """Read a row with PORT_COLUMNS."""
+    return PortRow(uuid=row["_uuid"][1], name=row["name"], interfaces=_uuids(row["interfaces"]))
+
+
+def interface_row(row: Mapping[str, Any]) -> InterfaceRow:
+    """Read a row with INTERFACE_COLUMNS."""
+    return InterfaceRow(
+        uuid=row["_uuid"][1],
+        name=row["name"],
+        type=row["type"],
+        options=_map(row["options"]),
+        external_ids=_map(row["external_ids"]),
+        ofport=_optional(row["ofport"]),
+        ofport_request=_optional(row["ofport_request"]),
+        ifindex=_optional(row["ifindex"]) or 0,
+        error=_optional(row["error"]),
+    )
+
+
+def to_map(values: Mapping[str, str]) -> list[Any]:
+    """Write a map, in the order of its keys."""
+    return ["map", [[key, values[key]] for key in sorted(values)]]
+
+
+def to_uuids(ids: Iterable[str]) -> list[Any]:
+    """Write a set of references to rows."""
+    return ["set", [["uuid", one] for one in sorted(ids)]]
+
+
+def _is(value: Any, kind: str) -> bool:
+    return isinstance(value, list) and value[0] == kind
+
+
+def _optional(value: Any) -> Any:
+    if _is(value, "set"):
+        return value[1][0] if value[1] else None
+    return value
+
+
+def _map(value: Any) -> dict[str, str]:
+    return {str(key): str(text) for key, text in value[1]}
+
+
+def _uuids(value: Any) -> frozenset[str]:
+    return frozenset(one[1] for one in (value[1] if _is(value, "set") else [value]))

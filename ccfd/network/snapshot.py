@@ -1,0 +1,133 @@
+"""What does a switch's database hold at the moment: of one bridge, or of all that is ours?"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from ccfd.model import names
+from ccfd.network.bridges import SLICE, VM, VNI, Snapshot
+from ccfd.network.ovsdb import DATABASE, Operation, Ovsdb, Result
+from ccfd.network.rows import (
+    BRIDGE_COLUMNS,
+    INTERFACE_COLUMNS,
+    PORT_COLUMNS,
+    bridge_row,
+    interface_row,
+    port_row,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenBridge:
+    """A bridge with a tag of ours; `vni` is None where that tag is missing."""
+
+    name: str
+    slice: str
+    vni: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenPort:
+    """An interface with a tag of ours, whichever bridge it is on (None: on none of `bridges`)."""
+
+    name: str
+    slice: str
+    vm: str | None
+    kind: str
+    bridge: str | None
+    ofport: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inventory:
+    """All that one switch holds of ours."""
+
+    bridges: tuple[SeenBridge, ...]
+    ports: tuple[SeenPort, ...]
+
+
+async def read_bridge(db: Ovsdb, vni: int, wanted: Iterable[str]) -> Snapshot:
+    """Read slice *vni*'s bridge and what stands under the names *wanted*."""
+    name = names.bridge(vni)
+    asked = sorted({name, *wanted})
+    first = await db.transact(
+        [
+            _select(DATABASE, [], ["next_cfg"]),
+            _select("Bridge", [["name", "==", name]], BRIDGE_COLUMNS),
+            *(_select("Interface", [["name", "==", one]], ["_uuid", "name"]) for one in asked),
+            *(_select("Port", [["name", "==", one]], ["_uuid", "name"]) for one in asked),
+        ]
+    )
+    next_cfg = int(first[0]["rows"][0]["next_cfg"])
+    found = [row for result in first[2:] for row in result["rows"]]
+    if not first[1]["rows"]:
+        return Snapshot(taken=frozenset(row["name"] for row in found), next_cfg=next_cfg)
+    bridge = bridge_row(first[1]["rows"][0])
+    ports = [port_row(row) for row in await _by_id(db, "Port", bridge.ports, PORT_COLUMNS)]
+    ids = {uuid for port in ports for uuid in port.interfaces}
+    rows = await _by_id(db, "Interface", ids, INTERFACE_COLUMNS)
+    inside = bridge.ports | ids
+    return Snapshot(
+        bridge=bridge,
+        ports=tuple(ports),
+        interfaces=tuple(interface_row(row) for row in rows),
+        taken=frozenset(row["name"] for row in found if row["_uuid"][1] not in inside),
+        next_cfg=next_cfg,
+    )
+
+
+async def read_inventory(db: Ovsdb) -> Inventory:
+    """Read every bridge and interface that carries `external_ids:ccf-slice`."""
+    bridges_result, ports_result, interfaces_result = await db.transact(
+        [
+            _select("Bridge", [], BRIDGE_COLUMNS),
+            _select("Port", [], PORT_COLUMNS),
+            _select("Interface", [], INTERFACE_COLUMNS),
+        ]
+    )
+    bridges = [bridge_row(row) for row in bridges_result["rows"]]
+    bridge_of_port = {uuid: bridge.name for bridge in bridges for uuid in bridge.ports}
+    bridge_of = {
+        uuid: bridge_of_port.get(port.uuid)
+        for port in map(port_row, ports_result["rows"])
+        for uuid in port.interfaces
+    }
+    return Inventory(
+        bridges=tuple(
+            SeenBridge(
+                name=bridge.name,
+                slice=bridge.external_ids[SLICE],
+                vni=_number(bridge.external_ids.get(VNI)),
+            )
+            for bridge in sorted(bridges, key=lambda bridge: bridge.name)
+            if SLICE in bridge.external_ids
+        ),
+        ports=tuple(
+            SeenPort(
+                name=row.name,
+                slice=row.external_ids[SLICE],
+                vm=row.external_ids.get(VM),
+                kind=row.type,
+                bridge=bridge_of.get(row.uuid),
+                ofport=row.ofport,
+                error=row.error,
+            )
+            for row in sorted(
+                map(interface_row, interfaces_result["rows"]), key=lambda row: row.name
+            )
+            if SLICE in row.external_ids
+        ),
+    )
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None
+
+
+async def _by_id(db: Ovsdb, table: str, ids: Iterable[str], columns: list[str]) -> list[Result]:
+    ops = [_select(table, [["_uuid", "==", ["uuid", one]]], columns) for one in sorted(ids)]
+    return [row for result in await db.transact(ops) for row in result["rows"]] if ops else []
+
+
+def _select(table: str, where: list[object], columns: list[str]) -> Operation:
+    return {"op": "select", "table": table, "where": where, "columns": columns}

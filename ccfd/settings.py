@@ -1,0 +1,362 @@
+"""The settings: `/etc/ccfd/ccfd.toml`, overridden by `CCFD_SECTION__KEY`, read once at start.
+
+One frozen model a section. Unknown keys are errors. A key that ends in `_file` names a file that
+holds the value of the key without the ending (a systemd credential, say), read at start.
+"""
+
+import ipaddress
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from ccfd.errors import Refused
+from ccfd.model import names
+
+DEFAULT_PATH = Path("/etc/ccfd/ccfd.toml")
+ENVIRONMENT_PREFIX = "CCFD_"
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
+Seconds = Annotated[float, Field(gt=0)]
+Role = Literal["viewer", "portal", "operator"]
+
+
+class Section(BaseModel):
+    """A section of the file: frozen, and every key must be known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Broker(Section):
+    """RabbitMQ."""
+
+    url: str = "amqp://guest:guest@127.0.0.1:5672/"
+    """AMQP URL; empty: run without a broker, events come by HTTP only."""
+    prefetch: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Messages taken from the broker and not yet stored."""
+
+
+class Database(Section):
+    """PostgreSQL, or the embedded SQLite for one daemon on one machine."""
+
+    url: str = "sqlite+aiosqlite:////var/lib/ccfd/ccfd.db"
+    """`postgresql+asyncpg://…` or `sqlite+aiosqlite:///…`."""
+    pool: Annotated[int, Field(ge=2, le=256)] = 16
+    """Connections at most (PostgreSQL)."""
+
+
+class Token(Section):
+    """Who may call the API over TCP."""
+
+    name: Name
+    """For the logs."""
+    role: Role
+    """`viewer`, `portal` or `operator`."""
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Hex SHA-256 of the bearer token: `printf %s TOKEN | sha256sum`."""
+
+
+class Http(Section):
+    """The API, metrics and health."""
+
+    listen: str = "127.0.0.1:8780"
+    """Address and port; empty: the UNIX socket only."""
+    socket: str = "/run/ccfd/ccfd.sock"
+    """UNIX socket, mode 0660: whoever may open it is an operator. Empty: none."""
+    public_url: str = "http://127.0.0.1:8780"
+    """How browsers reach the API."""
+    token: tuple[Token, ...] = ()
+    """Bearer tokens."""
+
+    @field_validator("listen")
+    @classmethod
+    def _has_port(cls, listen: str) -> str:
+        host, colon, port = listen.rpartition(":")
+        if listen and not (colon and host and port.isdecimal()):
+            raise ValueError("must be ADDRESS:PORT, for example 127.0.0.1:8780")
+        return listen
+
+
+class Ipam(Section):
+    """Address management."""
+
+    timeout: Annotated[int, Field(ge=1)] = 120
+    """Seconds that an unconfirmed subnet is held when a request names no timeout."""
+
+
+class Network(Section):
+    """An address pool."""
+
+    cidr: str
+    """`10.0.0.0/8`; for types 0 and 2 the address part is the first address that is given out."""
+    type: Literal[0, 1, 2]
+    """0: addresses for controllers; 1: blocks for slices; 2: outside addresses for gateways."""
+    island: Name = "default"
+    """The site that it serves."""
+    gateway: str | None = None
+    """Type 2: the router that gateways send outside traffic to."""
+
+    @field_validator("cidr")
+    @classmethod
+    def _is_ipv4(cls, cidr: str) -> str:
+        ipaddress.IPv4Interface(cidr)
+        return cidr
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        interface = ipaddress.IPv4Interface(self.cidr)
+        if self.type == 1 and interface.ip != interface.network.network_address:
+            raise ValueError(f"a type 1 network starts at its first address: {interface.network}")
+        if self.type == 1 and interface.network.prefixlen > 26:
+            raise ValueError("a type 1 network holds blocks of 64 addresses: /26 or larger")
+        if self.gateway is not None and ipaddress.IPv4Address(self.gateway) not in (
+            interface.network
+        ):
+            raise ValueError(f"gateway {self.gateway} is not in {interface.network}")
+        return self
+
+
+class NetworkNode(Section):
+    """This machine: where tunnels, DHCP servers and gateways of all slices end."""
+
+    tunnel_ip: str = "127.0.0.1"
+    """Where this machine ends tunnels."""
+    external_interface: str = "br-ext"
+    """The OVS bridge or Linux interface that gateways go out by."""
+    ovsdb: str = "unix:/run/openvswitch/db.sock"
+    """The switch's database: `unix:PATH`, `tcp:HOST:PORT` or `ssl:HOST:PORT`."""
+    datapath_type: Literal["system", "netdev"] = "system"
+    """`netdev` for the userspace datapath."""
+    underlay_mtu: Annotated[int, Field(ge=626, le=65535)] = 1500
+    """MTU in bytes of the network that carries the tunnels; VMs get 50 less."""
+    state: str = "/var/lib/ccfd/network"
+    """Directory for the files of DHCP servers."""
+    dns: tuple[str, ...] = ()
+    """Name servers that DHCP hands out."""
+
+
+class Host(Section):
+    """A compute host. Nothing of ours is installed there."""
+
+    name: Name
+    """How requests and documents call it."""
+    island: Name = "default"
+    """Its site."""
+    libvirt: str = "qemu:///system"
+    """libvirt's URI."""
+    ovsdb: str = "unix:/run/openvswitch/db.sock"
+    """The switch's database: `unix:PATH`, `tcp:HOST:PORT` or `ssl:HOST:PORT`."""
+    datapath_type: Literal["system", "netdev"] = "system"
+    """`netdev` for the userspace datapath."""
+    tunnel_ip: str
+    """Where the host ends tunnels."""
+    vnc: Literal["unix", "tls"] = "unix"
+    """How ccfd reaches the VMs' screens."""
+    cpu: Annotated[int, Field(ge=1)] | None = None
+    """vCPUs, in place of what libvirt reports."""
+    ram: Annotated[int, Field(ge=1)] | None = None
+    """MiB, in place of what libvirt reports."""
+    disk: Annotated[int, Field(ge=1)] | None = None
+    """GiB, in place of what libvirt reports of the pool."""
+
+    @field_validator("name")
+    @classmethod
+    def _is_free(cls, name: str) -> str:
+        if names.is_reserved(name):
+            raise ValueError(f"{name!r} means the network node; call the host something else")
+        return name
+
+
+class Tls(Section):
+    """Certificates for OVSDB (`ssl:`) and VNC; libvirt takes its own from the URI (`pkipath`)."""
+
+    ca: str | None = None
+    """CA certificates, PEM."""
+    cert: str | None = None
+    """ccfd's certificate, PEM."""
+    key: str | None = None
+    """ccfd's private key, PEM."""
+
+
+class Console(Section):
+    """VM screens in a browser."""
+
+    ticket_timeout: Seconds = 60
+    """Seconds that a ticket may wait to be used."""
+
+
+class Hypervisor(Section):
+    """How VMs are run."""
+
+    domain_type: Literal["auto", "kvm", "qemu"] = "auto"
+    """`auto`: kvm where the host offers it, else qemu."""
+    pool: str = "/var/lib/ccfd/images"
+    """Directory on every host for base images and disks."""
+    concurrency: Annotated[int, Field(ge=1, le=64)] = 4
+    """Calls to one host's libvirt at once."""
+    call_timeout: Seconds = 60
+    """Seconds that one call to libvirt may take."""
+
+
+class Scheduler(Section):
+    """How much of a host is given out."""
+
+    cpu_overcommit: Annotated[float, Field(gt=0)] = 4.0
+    """vCPUs for each that the host has."""
+    ram_overcommit: Annotated[float, Field(gt=0)] = 1.0
+    """MiB for each that the host has."""
+    disk_overcommit: Annotated[float, Field(gt=0)] = 1.0
+    """GiB for each that the host has."""
+
+
+class Images(Section):
+    """Where base images come from."""
+
+    directory: str | None = None
+    """A directory with qcow2 files: `tiny.qcow2` is the image `tiny`."""
+
+
+class Flavor(Section):
+    """A size of VM, imported at the first start that sees its name."""
+
+    name: Name
+    """How requests call it."""
+    cpu: Annotated[int, Field(ge=1, le=1024)]
+    """vCPUs."""
+    ram: Annotated[int, Field(ge=1)]
+    """MiB."""
+    disk: Annotated[int, Field(ge=1)]
+    """GiB."""
+
+
+class Slices(Section):
+    """Defaults of slices."""
+
+    expires_in: Annotated[int, Field(ge=1)] = 2592000
+    """Seconds that a slice lives when its request does not say."""
+    controller_flavor: Name = "tiny"
+    """The flavor of controller VMs."""
+    ssh_key_secret_file: str | None = None
+    """A file whose content encrypts the slices' private keys in the database."""
+    vni: tuple[int, int] = (1, 16777215)
+    """First and last VXLAN network identifier that may be used."""
+
+    @field_validator("vni")
+    @classmethod
+    def _is_range(cls, vni: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= vni[0] <= vni[1] <= 0xFFFFFF:
+            raise ValueError("must be [first, last] within 1..16777215")
+        return vni
+
+
+class Workflow(Section):
+    """How requests are carried out."""
+
+    retention_days: Annotated[int, Field(ge=1)] = 30
+    """Days that ended requests are remembered."""
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 64
+    """Workflows at once."""
+    step_timeout: Seconds = 120
+    """Seconds that one step may take, its retries not included."""
+    retries: Annotated[int, Field(ge=0, le=100)] = 5
+    """Times that a step is tried again after a passing error."""
+
+
+class Settings(Section):
+    """All of it."""
+
+    broker: Broker = Broker()
+    database: Database = Database()
+    http: Http = Http()
+    ipam: Ipam = Ipam()
+    network: tuple[Network, ...] = ()
+    network_node: NetworkNode = NetworkNode()
+    host: tuple[Host, ...] = ()
+    tls: Tls = Tls()
+    console: Console = Console()
+    hypervisor: Hypervisor = Hypervisor()
+    scheduler: Scheduler = Scheduler()
+    images: Images = Images()
+    flavor: tuple[Flavor, ...] = ()
+    slices: Slices = Slices()
+    workflow: Workflow = Workflow()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        for what, found in (
+            ("host", [host.name for host in self.host]),
+            ("flavor", [flavor.name for flavor in self.flavor]),
+            ("http.token", [token.name for token in self.http.token]),
+        ):
+            if len(set(found)) != len(found):
+                raise ValueError(f"two [[{what}]] have the same name")
+        ranges = [ipaddress.IPv4Interface(network.cidr).network for network in self.network]
+        for index, one in enumerate(ranges):
+            for other in ranges[index + 1 :]:
+                if one.overlaps(other):
+                    raise ValueError(f"networks {one} and {other} overlap")
+        return self
+
+    @property
+    def vm_mtu(self) -> int:
+        """MTU in bytes inside a slice: the underlay's less VXLAN's headers (RFC 7348).
+
+        Outer Ethernet is not part of the underlay's MTU; inner Ethernet 14 + VXLAN 8 + UDP 8 +
+        IP 20 (IPv6: 40) are.
+        """
+        version = ipaddress.ip_address(self.network_node.tunnel_ip).version
+        return self.network_node.underlay_mtu - (50 if version == 4 else 70)
+
+
+def load(path: Path, environment: dict[str, str] | None = None) -> Settings:
+    """Read *path* and the environment; raise `Refused` (`invalid_message`) naming each bad key."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as exc:
+        raise Refused("invalid_message", f"cannot read {path}: {exc.strerror}") from exc
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        raise Refused("invalid_message", f"{path} is not TOML: {exc}") from exc
+    _override(data, dict(os.environ) if environment is None else environment)
+    try:
+        return Settings.model_validate(_with_files(data))
+    except ValidationError as exc:
+        wrong = "; ".join(
+            f"{'.'.join(str(part) for part in error['loc']) or 'file'}: {error['msg']}"
+            for error in exc.errors()
+        )
+        raise Refused("invalid_message", f"{path}: {wrong}") from exc
+
+
+def _override(data: dict[str, Any], environment: dict[str, str]) -> None:
+    """Put every `CCFD_SECTION__KEY` of the environment into *data*."""
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX) or "__" not in variable:
+            continue
+        section, _, key = variable.removeprefix(ENVIRONMENT_PREFIX).lower().partition("__")
+        place = data.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise Refused("invalid_message", f"{variable}: lists are set in the file only")
+        place[key] = text
+
+
+def _with_files(data: dict[str, Any]) -> dict[str, Any]:
+    """Replace each `key_file` whose section has the key `key` by the file's content."""
+    for section, model in Settings.model_fields.items():
+        place = data.get(section)
+        kind = model.annotation
+        if not isinstance(place, dict) or not (isinstance(kind, type) and issubclass(kind, Section)):
+            continue
+        for key in [key for key in place if key.endswith("_file") and key not in kind.model_fields]:
+            target = key.removesuffix("_file")
+            if target not in kind.model_fields:
+                continue
+            source = Path(str(place.pop(key)))
+            try:
+                place[target] = source.read_text(encoding="utf-8").strip()
+            except OSError as exc:
+                raise Refused(
+                    "invalid_message", f"{section}.{key}: cannot read {source}: {exc.strerror}"
+                ) from exc
+    return data

@@ -1,0 +1,243 @@
+"""How a transaction is run: on which database, with which guarantees, how often again."""
+
+import asyncio
+import fcntl
+import os
+import random
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import event, make_url
+from sqlalchemy.engine import Connection, CursorResult, Row
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.sql import Executable
+
+from ccfd import settings
+from ccfd.errors import CcfdError, Refused, Transient
+
+T = TypeVar("T")
+Clock = Callable[[], datetime]
+
+ATTEMPTS = 12
+# Serialization failure, deadlock (PostgreSQL manual, appendix A) and constraint violations: two
+# transactions chose the same thing; the loser chooses again from a fresh snapshot.
+TRY_AGAIN = frozenset({"40001", "40P01", "23505", "23514", "23503", "23P01"})
+COMMAND_TIMEOUT = 30.0
+CONNECT_TIMEOUT = 5.0
+
+
+def utc_now() -> datetime:
+    """Tell the time."""
+    return datetime.now(UTC)
+
+
+class DatabaseAway(Transient):
+    """The database cannot be reached now; nothing of the transaction remains."""
+
+    def __init__(self, reason: object) -> None:
+        super().__init__("internal", f"the database cannot be reached: {reason}")
+
+
+class Transaction:
+    """One transaction under way. `now` is its one moment; `wake` names what waits for it."""
+
+    def __init__(self, connection: AsyncConnection, now: datetime) -> None:
+        self.connection = connection
+        self.now = now
+        self.wakes: set[str] = set()
+
+    async def execute(
+        self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None
+    ) -> CursorResult[Any]:
+        """Execute *statement*, once or for each of *rows*."""
+        return await self.connection.execute(statement, rows)
+
+    async def one(self, statement: Executable) -> Row[Any] | None:
+        """Return the first row, or None."""
+        return (await self.connection.execute(statement)).first()
+
+    async def all(self, statement: Executable) -> Sequence[Row[Any]]:
+        """Return every row."""
+        return (await self.connection.execute(statement)).all()
+
+    async def scalar(self, statement: Executable) -> Any:
+        """Return the first column of the first row, or None."""
+        return (await self.connection.execute(statement)).scalar()
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """Undo what the block did when it raises; what came before stays."""
+        async with self.connection.begin_nested():
+            yield
+
+    def wake(self, topic: str) -> None:
+        """Wake, once this is committed, whoever waits for *topic*."""
+        self.wakes.add(topic)
+
+
+class Signals:
+    """Who waits for a topic inside this process; a wake-up is a hint, not the truth."""
+
+    def __init__(self) -> None:
+        self._waiting: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
+
+    @asynccontextmanager
+    async def listen(self, topic: str) -> AsyncIterator[asyncio.Event]:
+        """Give an event that is set whenever *topic* is woken."""
+        told = asyncio.Event()
+        self._waiting[topic].add(told)
+        try:
+            yield told
+        finally:
+            self._waiting[topic].discard(told)
+            if not self._waiting[topic]:
+                del self._waiting[topic]
+
+    def wake(self, topic: str) -> None:
+        """Wake everyone who listens to *topic*."""
+        for told in self._waiting.get(topic, ()):
+            told.set()
+
+
+async def told_or_later(told: asyncio.Event, seconds: float) -> None:
+    """Wait until *told* is set, *seconds* at most, and clear it."""
+    try:
+        async with asyncio.timeout(seconds):
+            await told.wait()
+    except TimeoutError:
+        pass
+    told.clear()
+
+
+class Database:
+    """The database of one daemon."""
+
+    def __init__(self, config: settings.Database, clock: Clock = utc_now) -> None:
+        self.clock = clock
+        self.signals = Signals()
+        self.is_up = True
+        self._url = make_url(config.url)
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        self._lock: int | None = None
+        self.engine = self._sqlite() if self.is_sqlite else self._postgresql(config.pool)
+
+    def _postgresql(self, size: int) -> AsyncEngine:
+        return create_async_engine(
+            self._url,
+            pool_size=size,
+            max_overflow=0,
+            pool_timeout=CONNECT_TIMEOUT,
+            connect_args={"command_timeout": COMMAND_TIMEOUT, "timeout": CONNECT_TIMEOUT},
+        )
+
+    def _sqlite(self) -> AsyncEngine:
+        engine = create_async_engine(self._url, connect_args={"timeout": COMMAND_TIMEOUT})
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def durable(dbapi_connection: Any, _record: Any) -> None:
+            # The driver opens transactions late and never for SELECT: ccfd says BEGIN itself.
+            dbapi_connection.isolation_level = None
+            cursor = dbapi_connection.cursor()
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.execute("PRAGMA synchronous=FULL")
+            cursor.execute("PRAGMA foreign_keys=ON")
+            cursor.close()
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def begin(connection: Connection) -> None:
+            # A write lock taken late can fail with "database is locked" at once; taken at the
+            # start it waits its turn.
+            reads = connection.get_execution_options().get("ccfd_reads", False)
+            connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+        return engine
+
+    def take_hold(self) -> None:
+        """Keep a second daemon away from the same SQLite file; raise `Refused` if one runs."""
+        path = self._url.database
+        if not self.is_sqlite or not path or path == ":memory:":
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            raise Refused(
+                "invalid_state",
+                f"another ccfd uses {path}: SQLite serves one; stop it, or use PostgreSQL",
+            ) from exc
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    async def run(self, work: Callable[[Transaction], Awaitable[T]]) -> T:
+        """Run *work* in one transaction and commit; again, from the start, when it lost a race.
+
+        Raises `DatabaseAway` when the database cannot be reached, and what *work* raises.
+        """
+        for attempt in range(ATTEMPTS):
+            try:
+                async with self._transaction(reads=False) as transaction:
+                    result = await work(transaction)
+            except IntegrityError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+            except DBAPIError as exc:
+                if getattr(exc.orig, "sqlstate", None) not in TRY_AGAIN or attempt == ATTEMPTS - 1:
+                    raise
+            else:
+                for topic in transaction.wakes:
+                    self.signals.wake(topic)
+                return result
+            # Not a secret: spread the losers so that they do not meet again.
+            await asyncio.sleep(random.random() * 0.005 * 2**attempt)  # noqa: S311
+        raise AssertionError("unreachable")
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Transaction]:
+        """Give a transaction for reading; what it writes is rolled back."""
+        async with self._transaction(reads=True) as transaction:
+            yield transaction
+
+    @asynccontextmanager
+    async def _transaction(self, *, reads: bool) -> AsyncIterator[Transaction]:
+        try:
+            async with self.engine.connect() as connection:
+                if reads and self.is_sqlite:
+                    await connection.execution_options(ccfd_reads=True)
+                async with connection.begin() as begun:
+                    self.is_up = True
+                    yield Transaction(connection, self.clock())
+                    if reads:
+                        await begun.rollback()
+        except CcfdError:
+            raise
+        except (OSError, PoolTimeout, TimeoutError) as exc:
+            self.is_up = False
+            raise DatabaseAway(exc) from exc
+        except DBAPIError as exc:
+            if is_away(exc):
+                self.is_up = False
+                raise DatabaseAway(exc.orig) from exc
+            raise
+
+
+def is_away(exc: DBAPIError) -> bool:
+    """Tell whether *exc* means that the server went away, and not that a statement was wrong."""
+    state = getattr(exc.orig, "sqlstate", None) or ""
+    # Class 08: connection; 57P0x: shutdown, crash, starting up; 53: no resources, 58: system.
+    if state.startswith(("08", "57P", "53", "58")):
+        return True
+    if exc.connection_invalidated:
+        return True
+    return isinstance(exc.orig, OSError) or "disk is full" in str(exc.orig)

@@ -1,0 +1,94 @@
+"""What ccfd has to say, stored with what it is about, until the broker has confirmed it.
+
+The rows stay as the log behind `GET /v1/events` until they are pruned.
+"""
+
+import json
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+from sqlalchemy import insert
+
+from ccfd.store.database import Transaction
+from ccfd.store.tables import outbox
+
+RESULTS = "ccf.results"
+DEAD = "ccf.dead"
+DEFAULT_EXCHANGE = ""
+TOPIC = "outbox"
+
+
+def timestamp(moment: datetime) -> str:
+    """Format *moment* as RFC 3339 in UTC, to the millisecond."""
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def encode(body: dict[str, Any]) -> bytes:
+    """Encode a message's body as JSON."""
+    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+async def say(
+    transaction: Transaction,
+    body: dict[str, Any],
+    *,
+    routing_key: str,
+    message_id: str | None = None,
+    correlation_id: str | None = None,
+    traceparent: str | None = None,
+    reply_to: str | None = None,
+) -> None:
+    """Publish *body* to `ccf.results`, and to the queue *reply_to* if given, once committed."""
+    row = {
+        "message_id": message_id or str(uuid4()),
+        "exchange": RESULTS,
+        "routing_key": routing_key,
+        "type": routing_key,
+        "correlation_id": correlation_id,
+        "content_type": "application/json",
+        "headers": {"traceparent": traceparent} if traceparent else {},
+        "body": encode(body),
+        "slice": body.get("slice") or body.get("owner"),
+        "created_at": transaction.now,
+    }
+    rows = [row]
+    if reply_to is not None:
+        rows.append({**row, "exchange": DEFAULT_EXCHANGE, "routing_key": reply_to})
+    await transaction.execute(insert(outbox), rows)
+    transaction.wake(TOPIC)
+
+
+async def bury(
+    transaction: Transaction,
+    raw: bytes,
+    *,
+    routing_key: str,
+    message_id: str,
+    content_type: str | None,
+    error: str,
+    detail: str,
+) -> None:
+    """Publish the dead letter *raw* to `ccf.dead`, once committed."""
+    await transaction.execute(
+        insert(outbox),
+        [
+            {
+                "message_id": message_id,
+                "exchange": DEAD,
+                "routing_key": routing_key,
+                "type": routing_key,
+                "content_type": content_type,
+                "headers": {"x-ccf-error": error, "x-ccf-detail": detail[:1024]},
+                "body": raw,
+                "created_at": transaction.now,
+            }
+        ],
+    )
+    transaction.wake(TOPIC)
+
+
+async def notice(transaction: Transaction, kind: str, **fields: Any) -> None:
+    """Publish a notice, which answers no request: *fields* stand at top level."""
+    body = {"type": kind, **fields, "time": timestamp(transaction.now)}
+    await say(transaction, body, routing_key=kind)

@@ -1,0 +1,1 @@
+"""libvirt: domains, disks and base images on the hosts, each host in a lane of its own."""

@@ -1,0 +1,82 @@
+"""How does a VM get its disk and its seed?"""
+
+from collections.abc import Mapping
+
+from ccfd.errors import Refused
+from ccfd.model import names
+from ccfd.model.vm import Disk
+from ccfd.vt import api, images, pools, seed, volumes
+from ccfd.vt.lane import Lane, Session
+
+_BYTES_IN_GIB = 1 << 30
+
+
+class Disks:
+    """The overlays and seeds in the hosts' pools; every effect may be repeated at any time."""
+
+    def __init__(self, lanes: Mapping[str, Lane], pool: str) -> None:
+        self._lanes = lanes
+        self._pool = pool
+
+    async def make(self, disk: Disk) -> None:
+        """Have *disk*'s overlay and seed in the host's pool.
+
+        What is there and equal is left alone, what differs or is half-made is replaced. Raises
+        `Refused` (`image_not_found`) when the base image is not whole on the host.
+        """
+        lane = self._lanes[disk.host]
+        await lane.effect(disk.vm, lane.call_timeout, _make, disk, self._pool)
+
+    async def remove(self, disk: Disk) -> None:
+        """Leave nothing of *disk* in the host's pool; nothing there is success."""
+        lane = self._lanes[disk.host]
+        await lane.effect(disk.vm, lane.call_timeout, _remove, disk, self._pool)
+
+
+def capacity(disk: Disk) -> int:
+    """Return the overlay's size in bytes: never less than the image's own disk."""
+    return max(disk.size * _BYTES_IN_GIB, disk.image.virtual_size)
+
+
+def _make(session: Session, disk: Disk, directory: str) -> None:
+    pool = pools.ensure(session, directory)
+    base = images.complete(pool, disk.image)
+    if base is None:
+        raise Refused(
+            "image_not_found",
+            f"image {disk.image.name} is not whole on host {disk.host}: send the request again",
+            details={"image": disk.image.name, "host": disk.host},
+        )
+    _overlay(session, pool, disk, base.path())
+    _seed(session, pool, disk)
+
+
+def _overlay(session: Session, pool: api.Pool, disk: Disk, base: str) -> None:
+    name = names.disk_volume(disk.vm)
+    present = volumes.find(pool, name)
+    if present is not None:
+        same_size = present.infoFlags()[1] == capacity(disk)
+        if same_size and volumes.backing_path(present) == base:
+            return
+        volumes.delete(session, pool, name)
+    volumes.create(session, pool, name, volumes.overlay(name, capacity(disk), base))
+
+
+def _seed(session: Session, pool: api.Pool, disk: Disk) -> None:
+    name = names.seed_volume(disk.vm)
+    wanted = seed.build(disk.vm, disk.hostname, disk.ssh_keys)
+    present = volumes.find(pool, name)
+    if present is not None:
+        if volumes.length(present) == len(wanted) and wanted == b"".join(
+            volumes.download(session, present)
+        ):
+            return
+        volumes.delete(session, pool, name)
+    volume = volumes.create(session, pool, name, volumes.plain(name))
+    volumes.upload(session, volume, [wanted])
+
+
+def _remove(session: Session, disk: Disk, directory: str) -> None:
+    pool = pools.ensure(session, directory)
+    volumes.delete(session, pool, names.seed_volume(disk.vm))
+    volumes.delete(session, pool, names.disk_volume(disk.vm))

@@ -1,0 +1,166 @@
+"""How does a VM's domain come to run on its host, and go?"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ccfd.errors import Refused, Transient
+from ccfd.model.vm import Machine
+from ccfd.settings import Hypervisor
+from ccfd.vt import api, domain_xml, faults, metadata
+from ccfd.vt.capacity import domain_type
+from ccfd.vt.lane import Lane, Session
+
+STATES = {
+    0: "running",  # VIR_DOMAIN_NOSTATE: a driver that cannot tell
+    1: "running",
+    2: "running",  # blocked on a resource
+    3: "paused",
+    4: "stopping",
+    5: "shutoff",
+    6: "crashed",
+    7: "paused",  # suspended by the guest's power management
+}
+"""virDomainState to the contract's words."""
+
+_GONE = frozenset({api.NO_DOMAIN})
+_GONE_OR_IDLE = frozenset({api.NO_DOMAIN, api.OPERATION_INVALID})
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A domain of ours on a host, with what it says about itself."""
+
+    vm: str
+    state: str
+    owner: metadata.Owner
+
+
+class Domains:
+    """The domains of all hosts; every effect may be repeated at any time."""
+
+    def __init__(self, lanes: Mapping[str, Lane], settings: Hypervisor) -> None:
+        self._lanes = lanes
+        self._settings = settings
+
+    async def boot(self, machine: Machine) -> dict[str, Any] | None:
+        """Make *machine* run, as it says; its disk and seed must be there.
+
+        One that runs and is equal is left alone; one that differs is replaced. Returns
+        `{"state": "running"}`. Raises `Refused` for a domain with the VM's UUID that is not ours.
+        """
+        lane = self._lanes[machine.host]
+        state = await lane.effect(machine.vm, lane.call_timeout, _boot, machine, self._settings)
+        return {"state": state}
+
+    async def destroy(self, machine: Machine) -> None:
+        """Leave nothing of *machine*'s domain; nothing there is success.
+
+        Raises `Refused` for a domain with the VM's UUID that is not ours.
+        """
+        lane = self._lanes[machine.host]
+        await lane.effect(machine.vm, lane.call_timeout, _destroy, machine.vm)
+
+    async def state(self, host: str, vm: str) -> str | None:
+        """Return `running`, `paused`, `stopping`, `shutoff` or `crashed`; None: no such domain."""
+        return await self._lanes[host].call(_state, vm)
+
+    async def inventory(self, host: str) -> tuple[Found, ...]:
+        """List the domains on *host* that carry our metadata."""
+        return await self._lanes[host].call(_inventory)
+
+
+def _boot(session: Session, machine: Machine, settings: Hypervisor) -> str:
+    domain = _find(session, machine.vm)
+    if domain is not None and _owner(session, domain).digest != metadata.digest(machine):
+        _destroy(session, machine.vm)
+        domain = None
+    if domain is None or not domain.isPersistent():
+        kind = domain_type(session, settings)
+        definition = domain_xml.definition(machine, settings.pool, kind)
+        session.check()
+        domain = session.connection.defineXML(definition)
+    _run(session, domain)
+    return "running"
+
+
+def _run(session: Session, domain: api.Domain) -> None:
+    """Bring *domain* from whatever state it is in to running."""
+    number = domain.state()[0]
+    session.check()
+    if number == 4:
+        raise Transient(
+            "hypervisor_error",
+            f"{domain.name()} on host {session.host} is shutting down",
+            retry_in=1,
+        )
+    if number == 3:
+        domain.resume()
+    elif number == 7:
+        domain.pMWakeup()
+    elif STATES.get(number) != "running" and not (
+        faults.unless(frozenset({api.OPERATION_INVALID}), domain.create) or domain.isActive()
+    ):
+        raise Transient("hypervisor_error", f"{domain.name()} on host {session.host} did not start")
+
+
+def _destroy(session: Session, vm: str) -> None:
+    """Take the domain away and look again: a start that was on its way may have come between."""
+    for _ in range(_ATTEMPTS):
+        domain = _find(session, vm)
+        if domain is None:
+            return
+        _owner(session, domain)
+        session.check()
+        faults.unless(_GONE_OR_IDLE, domain.destroy)
+        # A transient domain is gone by now; a persistent one is only defined.
+        session.check()
+        faults.unless(_GONE, lambda found=domain: found.undefineFlags(api.UNDEFINE_ALL))
+    raise Transient("hypervisor_error", f"domain of VM {vm} on host {session.host} keeps returning")
+
+
+def _state(session: Session, vm: str) -> str | None:
+    domain = _find(session, vm)
+    if domain is None:
+        return None
+    found = faults.absent(api.NO_DOMAIN, domain.state)
+    return None if found is None else STATES.get(found[0], "running")
+
+
+def _inventory(session: Session) -> tuple[Found, ...]:
+    found = []
+    for domain in session.connection.listAllDomains():
+        owner = _read_owner(domain)
+        state = faults.absent(api.NO_DOMAIN, domain.state) if owner is not None else None
+        if owner is not None and state is not None:
+            found.append(
+                Found(vm=domain.UUIDString(), state=STATES.get(state[0], "running"), owner=owner)
+            )
+    return tuple(sorted(found, key=lambda one: one.vm))
+
+
+def _find(session: Session, vm: str) -> api.Domain | None:
+    return faults.absent(api.NO_DOMAIN, lambda: session.connection.lookupByUUIDString(vm))
+
+
+def _owner(session: Session, domain: api.Domain) -> metadata.Owner:
+    """Return whose *domain* is; refuse one that does not say that it is ours."""
+    owner = _read_owner(domain)
+    if owner is None:
+        raise Refused(
+            "hypervisor_error",
+            f"host {session.host} has a domain {domain.name()} with the UUID of a VM but without "
+            "ccfd's metadata; it is left alone: remove it if it is not needed",
+            details={"host": session.host, "domain": domain.name()},
+        )
+    return owner
+
+
+def _read_owner(domain: api.Domain) -> metadata.Owner | None:
+    try:
+        return metadata.read(domain.metadata(api.METADATA_ELEMENT, metadata.URI))
+    except api.LibvirtError as exc:
+        if api.error_code(exc) in {api.NO_DOMAIN, api.NO_DOMAIN_METADATA}:
+            return None
+        raise

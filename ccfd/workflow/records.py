@@ -1,0 +1,235 @@
+"""How a workflow's state gets into the database, and out of it again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import exists, select, update
+from sqlalchemy.engine import Row
+
+from ccfd.errors import CcfdError, Refused
+from ccfd.store.database import Database, Transaction
+from ccfd.store.tables import request
+from ccfd.workflow.handler import Done, Handler, Handlers
+from ccfd.workflow.intake import REQUESTS
+from ccfd.workflow.journal import Journal
+from ccfd.workflow.results import Asked
+from ccfd.workflow.steps import Steps
+
+RUNNING = ("running", "undoing")
+OPEN = ("queued", *RUNNING)
+ENDED = "ended:"
+
+
+@dataclass(slots=True)
+class Flow:
+    """A workflow in memory: what was asked, what was planned, and where it stands."""
+
+    asked: Asked
+    handler: Handler[Any, Any]
+    plan: dict[str, Any]
+    steps: Steps
+    journal: Journal
+    cancelled: bool = False
+
+
+class Records:
+    """The stored side of the engine."""
+
+    def __init__(self, database: Database, handlers: Handlers) -> None:
+        self._database = database
+        self._handlers = handlers
+
+    async def waiting(self, limit: int) -> Sequence[int]:
+        """Return, in stored order, the requests that are first in the queue of their key."""
+        earlier = request.alias()
+        async with self._database.read() as transaction:
+            rows = await transaction.all(
+                select(request.c.seq)
+                .where(
+                    request.c.state == "queued",
+                    ~exists().where(
+                        earlier.c.key == request.c.key,
+                        earlier.c.seq < request.c.seq,
+                        earlier.c.state.in_(OPEN),
+                    ),
+                )
+                .order_by(request.c.seq)
+                .limit(limit)
+            )
+        return [row.seq for row in rows]
+
+    async def interrupted(self) -> Sequence[int]:
+        """Return the requests whose workflow was under way when its daemon ended."""
+        async with self._database.read() as transaction:
+            rows = await transaction.all(
+                select(request.c.seq).where(request.c.state.in_(RUNNING)).order_by(request.c.seq)
+            )
+        return [row.seq for row in rows]
+
+    async def begin(self, seq: int) -> Flow | None:
+        """Decide a waiting request, or take up an interrupted one.
+
+        Returns None where nothing is left to do.
+        """
+        return await self._database.run(lambda transaction: self._begin(seq, transaction))
+
+    async def _begin(self, seq: int, transaction: Transaction) -> Flow | None:
+        row = await transaction.one(select(request).where(request.c.seq == seq).with_for_update())
+        if row is None or row.state not in OPEN:
+            return None
+        return self._flow(row) if row.state in RUNNING else await self._decide(row, transaction)
+
+    async def break_off(self, seq: int, reason: str) -> None:
+        """End a request that a defect of ccfd keeps from going on."""
+
+        async def write(transaction: Transaction) -> None:
+            row = await transaction.one(select(request).where(request.c.seq == seq))
+            if row is None or row.state not in OPEN:
+                return
+            error = Refused("internal", f"{reason}; this is a defect of ccfd").document()
+            asked, planned = Asked.of(row), row.plan is not None
+            terminal = asked.failed(error, transaction.now, compensated=not planned)
+            await self._end(asked, "stuck" if planned else "failed", terminal, transaction)
+
+        await self._database.run(write)
+
+    async def _decide(self, row: Row[Any], transaction: Transaction) -> Flow | None:
+        asked, handler = Asked.of(row), self._handlers[row.type]
+        body = handler.body.model_validate(row.body)
+        try:
+            if row.cancelled:
+                raise cancelled()
+            async with transaction.savepoint():
+                decision = await handler.decide(body, transaction)
+        except CcfdError as exc:
+            details = await handler.refuse(body, exc, transaction)
+            error = exc.document()
+            error["details"] = {**error["details"], **details}
+            terminal = asked.failed(error, transaction.now, compensated=True)
+            await self._end(asked, "failed", terminal, transaction, started=True)
+            return None
+        if isinstance(decision, Done):
+            terminal = asked.succeeded(decision.result, transaction.now)
+            await self._end(asked, "succeeded", terminal, transaction, started=True)
+            return None
+        steps = handler.steps(decision)
+        flow = Flow(asked, handler, handler.write_plan(decision), steps, Journal.fresh(steps))
+        await transaction.execute(
+            update(request)
+            .where(request.c.seq == row.seq)
+            .values(
+                state="running",
+                started_at=transaction.now,
+                plan=flow.plan,
+                steps=steps.to_json(),
+                journal=flow.journal.to_json(),
+            )
+        )
+        return flow
+
+    def _flow(self, row: Row[Any]) -> Flow:
+        return Flow(
+            Asked.of(row),
+            self._handlers[row.type],
+            row.plan,
+            Steps.from_json(row.steps),
+            Journal.from_json(row.journal),
+            row.cancelled,
+        )
+
+    async def record(self, flow: Flow) -> None:
+        """Store where *flow* stands, and learn whether it has been cancelled."""
+
+        async def write(transaction: Transaction) -> bool | None:
+            cancelled: bool | None = await transaction.scalar(
+                update(request)
+                .where(
+                    request.c.workflow_id == flow.asked.workflow_id, request.c.state.in_(RUNNING)
+                )
+                .values(
+                    journal=flow.journal.to_json(),
+                    state="undoing" if flow.journal.backward else "running",
+                )
+                .returning(request.c.cancelled)
+            )
+            return cancelled
+
+        told = await self._database.run(write)
+        if told is None:
+            raise LostError(flow.asked.request_id)
+        flow.cancelled = told
+
+    async def settle(self, flow: Flow) -> None:
+        """End *flow*: everything is done."""
+
+        async def write(transaction: Transaction) -> None:
+            plan = flow.handler.read_plan(flow.plan)
+            values = [record.value for record in flow.journal.records]
+            result = await flow.handler.settle(plan, values, transaction)
+            terminal = flow.asked.succeeded(result, transaction.now)
+            await self._end(flow.asked, "succeeded", terminal, transaction, journal=flow.journal)
+
+        await self._database.run(write)
+
+    async def forget(self, flow: Flow) -> None:
+        """End *flow*: everything is undone."""
+
+        async def write(transaction: Transaction) -> None:
+            plan = flow.handler.read_plan(flow.plan)
+            error = dict(flow.journal.error or {})
+            details = await flow.handler.forget(plan, error, transaction)
+            error["details"] = {**error.get("details", {}), **details}
+            terminal = flow.asked.failed(error, transaction.now, compensated=True)
+            await self._end(flow.asked, "failed", terminal, transaction, journal=flow.journal)
+
+        await self._database.run(write)
+
+    async def abandon(self, flow: Flow) -> None:
+        """End *flow* as it is: what remains keeps its claims until somebody cleans it up."""
+
+        async def write(transaction: Transaction) -> None:
+            state = "stuck" if flow.journal.backward else "failed"
+            terminal = flow.asked.failed(
+                flow.journal.error or {}, transaction.now, compensated=False
+            )
+            await self._end(flow.asked, state, terminal, transaction, journal=flow.journal)
+
+        await self._database.run(write)
+
+    async def _end(
+        self,
+        asked: Asked,
+        state: str,
+        terminal: dict[str, Any],
+        transaction: Transaction,
+        *,
+        journal: Journal | None = None,
+        started: bool = False,
+    ) -> None:
+        values: dict[str, Any] = {
+            "state": state, "terminal": terminal, "ended_at": transaction.now
+        }
+        if journal is not None:
+            values["journal"] = journal.to_json()
+        if started:
+            values["started_at"] = transaction.now
+        ended = await transaction.execute(
+            update(request)
+            .where(request.c.workflow_id == asked.workflow_id, request.c.state.in_(OPEN))
+            .values(**values)
+        )
+        if ended.rowcount != 1:
+            raise LostError(asked.request_id)
+        await asked.answer(transaction, terminal)
+        transaction.wake(REQUESTS)
+        transaction.wake(ENDED + asked.request_id)
+
+
+class LostError(Exception):
+    """The request was ended by somebody else: whatever this daemon knows of it is stale."""
+
+
+def cancelled() -> Refused:
+    """Return the error of a request that another one cancelled."""
+    return Refused("cancelled", "cancelled by a later request")

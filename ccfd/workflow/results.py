@@ -1,0 +1,84 @@
+"""What is said of a request: accepted, progress, succeeded, failed."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy.engine import Row
+
+from ccfd.store import outbox
+from ccfd.store.database import Transaction
+
+SLICE_KEY = "slice:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """Whom a request came from and what it is called: all that its results repeat."""
+
+    request_id: str
+    type: str
+    key: str
+    workflow_id: str
+    correlation_id: str
+    reply_to: str | None
+    traceparent: str | None
+    terminal_message_id: str
+
+    @classmethod
+    def of(cls, row: Row[Any]) -> "Asked":
+        """Take it from a row of the table `request`."""
+        return cls(**{name: getattr(row, name) for name in cls.__slots__})
+
+    @property
+    def slice(self) -> str | None:
+        """The slice that the request is about, if it is about one."""
+        return self.key.removeprefix(SLICE_KEY) if self.key.startswith(SLICE_KEY) else None
+
+    def body(self, outcome: str, now: datetime, **fields: Any) -> dict[str, Any]:
+        """Make the body of a result."""
+        about = {"slice": self.slice} if self.slice is not None else {}
+        return {
+            "type": self.type,
+            "outcome": outcome,
+            "request_id": self.request_id,
+            "workflow_id": self.workflow_id,
+            **about,
+            "time": outbox.timestamp(now),
+            **fields,
+        }
+
+    def succeeded(self, result: dict[str, Any], now: datetime) -> dict[str, Any]:
+        """Make the terminal result of a request that was carried out."""
+        return self.body("succeeded", now, result=result)
+
+    def failed(
+        self, error: dict[str, Any], now: datetime, *, compensated: bool
+    ) -> dict[str, Any]:
+        """Make the terminal result of a request that was not."""
+        return self.body("failed", now, error=error, compensated=compensated)
+
+    async def accept(self, transaction: Transaction) -> None:
+        """Say that the request is stored."""
+        await self._say(transaction, self.body("accepted", transaction.now), None, None)
+
+    async def answer(self, transaction: Transaction, terminal: dict[str, Any]) -> None:
+        """Publish the terminal result, under the same message id each time."""
+        await self._say(transaction, terminal, self.terminal_message_id, self.reply_to)
+
+    async def _say(
+        self,
+        transaction: Transaction,
+        body: dict[str, Any],
+        message_id: str | None,
+        reply_to: str | None,
+    ) -> None:
+        await outbox.say(
+            transaction,
+            body,
+            routing_key=f"{body['type']}.{body['outcome']}",
+            message_id=message_id,
+            correlation_id=self.correlation_id,
+            traceparent=self.traceparent,
+            reply_to=reply_to,
+        )

@@ -1,0 +1,17 @@
+"""When a step is tried again: exponential back-off with full jitter."""
+
+from collections.abc import Callable
+
+FIRST = 0.2
+LONGEST = 15.0
+
+
+def pause(attempt: int, asked: float | None, random: Callable[[], float]) -> float:
+    """Return the seconds to wait after failed attempt number *attempt* (from 1).
+
+    *asked* is what the error itself asked for. *random* gives numbers in [0, 1).
+    """
+    if asked is not None:
+        return asked
+    ceiling = min(LONGEST, FIRST * 2.0 ** (attempt - 1))
+    return ceiling * (0.5 + 0.5 * random())

@@ -1,0 +1,221 @@
+"""How one workflow is carried out: stage by stage, forward, and back when one fails."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from random import Random
+from typing import Any, Protocol
+
+import structlog
+
+from ccfd.errors import CcfdError, Refused, Transient
+from ccfd.store.database import Clock
+from ccfd.workflow import retry
+from ccfd.workflow.journal import Move, StepRecord, StepState
+from ccfd.workflow.records import Flow, cancelled
+from ccfd.workflow.steps import Effects, Step
+
+log = structlog.get_logger()
+
+
+class Journaled(Protocol):
+    """Where a flow's state is kept."""
+
+    async def record(self, flow: Flow) -> None:
+        """Store where *flow* stands."""
+
+    async def settle(self, flow: Flow) -> None:
+        """End it: done."""
+
+    async def forget(self, flow: Flow) -> None:
+        """End it: undone."""
+
+    async def abandon(self, flow: Flow) -> None:
+        """End it as it is."""
+
+
+class Watcher(Protocol):
+    """Who is told of each step, at once and without warranty."""
+
+    def step(self, flow: Flow, index: int, status: str) -> None:
+        """Tell that step number *index* (from 0) has become *status*."""
+
+    def attempt(self, step: Step, outcome: str, seconds: float) -> None:
+        """Tell how one attempt at an effect ended."""
+
+
+class Stopping(Exception):  # noqa: N818 - not an error: the daemon is asked to stop
+    """The daemon stops: the workflow stays as recorded, the next start goes on."""
+
+
+class Runner:
+    """Carries out workflows. `step_timeout` in seconds; `retries` after the first attempt."""
+
+    def __init__(
+        self,
+        effects: Effects,
+        records: Journaled,
+        watcher: Watcher,
+        *,
+        step_timeout: float,
+        retries: int,
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self._effects = effects
+        self._records = records
+        self._watcher = watcher
+        self._step_timeout = step_timeout
+        self._retries = retries
+        self._clock = clock
+        self._random = random
+        self.stopping = asyncio.Event()
+
+    async def run(self, flow: Flow) -> None:
+        """Carry *flow* to its end. Raises `Stopping` between two stages when asked to stop."""
+        while True:
+            match flow.journal.next_move(flow.steps):
+                case Move.RUN:
+                    await self._forward(flow)
+                case Move.UNDO:
+                    await self._backward(flow)
+                case Move.SETTLE:
+                    return await self._records.settle(flow)
+                case Move.FORGET:
+                    return await self._records.forget(flow)
+                case Move.ABANDON:
+                    return await self._records.abandon(flow)
+
+    async def _forward(self, flow: Flow) -> None:
+        """Do the stage under way; then record the next one, or the turn."""
+        journal, steps = flow.journal, flow.steps
+        error: CcfdError | None = None
+        if flow.cancelled and journal.stage < steps.pivot:
+            error = cancelled()
+        else:
+            outcomes = await self._all(flow, self._do)
+            error = next((outcome for outcome in outcomes if outcome is not None), None)
+        if error is not None:
+            journal.turn_back(error.document(), steps)
+            log.info("workflow turns back", request=flow.asked.request_id, code=error.code,
+                     message=error.message, stuck=journal.stuck)
+        else:
+            journal.advance()
+        # The record after the last stage is the settlement itself.
+        if journal.next_move(steps) in (Move.RUN, Move.UNDO):
+            await self._record(flow)
+
+    async def _backward(self, flow: Flow) -> None:
+        """Undo the stage under way; then record the one before it."""
+        outcomes = await self._all(flow, self._undo)
+        error = next((outcome for outcome in outcomes if outcome is not None), None)
+        if error is not None:
+            log.error("undo failed", request=flow.asked.request_id, code=error.code,
+                      message=error.message)
+            flow.journal.give_up(error.document())
+            return
+        flow.journal.advance()
+        if flow.journal.next_move(flow.steps) is Move.UNDO:
+            await self._record(flow)
+
+    async def _record(self, flow: Flow) -> None:
+        await self._records.record(flow)
+        if self.stopping.is_set():
+            raise Stopping
+
+    async def _all(
+        self, flow: Flow, act: Callable[[Flow, int], Coroutine[None, None, CcfdError | None]]
+    ) -> list[CcfdError | None]:
+        """Act on every step of the stage under way, side by side; wait for all of them."""
+        offset = flow.steps.offset(flow.journal.stage)
+        count = len(flow.steps.stages[flow.journal.stage])
+        if count == 1:
+            return [await act(flow, offset)]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(act(flow, offset + i)) for i in range(count)]
+        return [task.result() for task in tasks]
+
+    async def _do(self, flow: Flow, index: int) -> CcfdError | None:
+        """Have one effect; return the error that it ends with, if any."""
+        step, record = flow.steps.flat[index], flow.journal.records[index]
+        if record.state is StepState.DONE:
+            return None
+        record.begin(self._clock())
+        self._watcher.step(flow, index, "started")
+        effect = self._effects[step.name]
+        args = effect.read(step.args)
+
+        async def act() -> None:
+            record.value = await effect.do(args)
+
+        error = await self._persist(flow, index, record, act)
+        now = self._clock()
+        if error is None:
+            record.end(StepState.DONE, now)
+            self._watcher.step(flow, index, "done")
+        else:
+            record.end(StepState.FAILED, now, error.document())
+        return error
+
+    async def _undo(self, flow: Flow, index: int) -> CcfdError | None:
+        """Undo one effect, whether or not it came about."""
+        step, record = flow.steps.flat[index], flow.journal.records[index]
+        undo = self._effects[step.name].undo
+        # A step that looks pending may have begun: a stage is recorded before its steps begin,
+        # without a mark for each.
+        if undo is None or record.state is StepState.UNDONE:
+            return None
+        self._watcher.step(flow, index, "undoing")
+        args = self._effects[step.name].read(step.args)
+
+        async def act() -> None:
+            await undo(args)
+
+        error = await self._persist(flow, index, record, act)
+        if error is None:
+            record.end(StepState.UNDONE, self._clock(), record.error)
+            self._watcher.step(flow, index, "undone")
+        return error
+
+    async def _persist(
+        self, flow: Flow, index: int, record: StepRecord, act: Callable[[], Awaitable[None]]
+    ) -> CcfdError | None:
+        """Act until it works, it is refused, or the retries are used up."""
+        step = flow.steps.flat[index]
+        for attempt in range(1, self._retries + 2):
+            record.attempts += 1
+            error = await self._attempt(flow, step, act)
+            if error is None or not isinstance(error, Transient) or attempt > self._retries:
+                return error
+            record.error = error.document()
+            self._watcher.step(flow, index, "retrying")
+            await asyncio.sleep(retry.pause(attempt, error.retry_in, self._random.random))
+        raise AssertionError("unreachable")
+
+    async def _attempt(
+        self, flow: Flow, step: Step, act: Callable[[], Awaitable[None]]
+    ) -> CcfdError | None:
+        """Act once within the deadline; turn every exception into an error with a code."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        error: CcfdError | None = None
+        try:
+            async with asyncio.timeout(self._step_timeout):
+                await act()
+        except TimeoutError:
+            error = Transient("timeout", f"{step.name} took over {self._step_timeout:g} s")
+        except CcfdError as exc:
+            error = exc
+        except Exception as exc:
+            log.exception("step is defective", request=flow.asked.request_id, step=step.name)
+            error = Refused("internal", f"{step.name}: {exc!r}; this is a defect of ccfd")
+        outcome = "done" if error is None else error.code
+        self._watcher.attempt(step, outcome, loop.time() - began)
+        return error
+
+
+def progress(flow: Flow, index: int, status: str) -> dict[str, Any]:
+    """Return the field `progress` of a progress message."""
+    flat = flow.steps.flat
+    return {
+        "step": flat[index].name, "index": index + 1, "of": len(flat), "status": status
+    }

@@ -1,0 +1,100 @@
+"""What a workflow will do: stages of steps, computed from a plan and stored with it.
+
+The stored form is a key that lives as long as the database: a newer daemon carries out the list
+it finds. So the names of effects and the fields of their arguments are never renamed.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import TypeAdapter
+
+A = TypeVar("A")
+Value = dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One physical effect to have: the effect's name and its argument, as JSON."""
+
+    name: str
+    args: dict[str, Any]
+
+
+Stage = tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """Stages in order; the steps of one stage run side by side.
+
+    From stage number `pivot` on, a workflow only goes forward: what follows has no undo.
+    """
+
+    stages: tuple[Stage, ...]
+    pivot: int
+
+    @property
+    def flat(self) -> tuple[Step, ...]:
+        """Every step, in stored order."""
+        return tuple(step for stage in self.stages for step in stage)
+
+    def offset(self, stage: int) -> int:
+        """Return the index in `flat` of the first step of *stage*."""
+        return sum(len(before) for before in self.stages[:stage])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the stored form."""
+        return {
+            "stages": [[asdict(step) for step in stage] for stage in self.stages],
+            "pivot": self.pivot,
+        }
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "Steps":
+        """Read the stored form."""
+        return cls(
+            stages=tuple(
+                tuple(Step(step["name"], step["args"]) for step in stage)
+                for stage in stored["stages"]
+            ),
+            pivot=stored["pivot"],
+        )
+
+
+def each(name: str, values: Iterable[Any]) -> Stage:
+    """Have the effect *name* once for each of *values* (frozen dataclasses), side by side."""
+    return tuple(Step(name, asdict(value)) for value in values)
+
+
+def in_order(*stages: Stage) -> Steps:
+    """Carry out *stages* one after another, undoing all when one fails; empty ones fall away."""
+    kept = tuple(stage for stage in stages if stage)
+    return Steps(kept, pivot=len(kept))
+
+
+def only_forward(*stages: Stage) -> Steps:
+    """Carry out *stages* one after another, never undoing: for what cannot be undone."""
+    return Steps(tuple(stage for stage in stages if stage), pivot=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Effect(Generic[A]):
+    """Something that a step does to the world, with its undo on the same line.
+
+    Both may be repeated at any time: "already there" (and equal) is success, and so is "already
+    gone". `do` may return a small JSON object for the journal. Both raise `Transient` (try
+    again) or `Refused` (don't). Without `undo` the effect is left for somebody else to clean up.
+    """
+
+    takes: type[A]
+    do: Callable[[A], Awaitable[Value]] | Callable[[A], Awaitable[None]]
+    undo: Callable[[A], Awaitable[None]] | None
+
+    def read(self, args: dict[str, Any]) -> A:
+        """Make the argument of its stored form."""
+        return TypeAdapter(self.takes).validate_python(args)
+
+
+Effects = dict[str, Effect[Any]]
