@@ -346,7 +346,8 @@ def _with_files(data: dict[str, Any]) -> dict[str, Any]:
     for section, model in Settings.model_fields.items():
         place = data.get(section)
         kind = model.annotation
-        if not isinstance(place, dict) or not (isinstance(kind, type) and issubclass(kind, Section)):
+        is_section = isinstance(kind, type) and issubclass(kind, Section)
+        if not isinstance(place, dict) or not is_section:
             continue
         for key in [key for key in place if key.endswith("_file") and key not in kind.model_fields]:
             target = key.removesuffix("_file")

@@ -45,12 +45,13 @@ class DatabaseAway(Transient):
 
 
 class Transaction:
-    """One transaction under way. `now` is its one moment; `wake` names what waits for it."""
+    """One transaction under way. `now` is its one moment."""
 
     def __init__(self, connection: AsyncConnection, now: datetime) -> None:
         self.connection = connection
         self.now = now
         self.wakes: set[str] = set()
+        self.afterwards: list[Callable[[], None]] = []
 
     async def execute(
         self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None
@@ -79,6 +80,10 @@ class Transaction:
     def wake(self, topic: str) -> None:
         """Wake, once this is committed, whoever waits for *topic*."""
         self.wakes.add(topic)
+
+    def after(self, act: Callable[[], None]) -> None:
+        """Do *act* (count something, say) once this is committed, and not if it is not."""
+        self.afterwards.append(act)
 
 
 class Signals:
@@ -196,6 +201,8 @@ class Database:
                 if getattr(exc.orig, "sqlstate", None) not in TRY_AGAIN or attempt == ATTEMPTS - 1:
                     raise
             else:
+                for act in transaction.afterwards:
+                    act()
                 for topic in transaction.wakes:
                     self.signals.wake(topic)
                 return result
@@ -211,15 +218,21 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(self, *, reads: bool) -> AsyncIterator[Transaction]:
+        async with self.connection() as connection:
+            if reads and self.is_sqlite:
+                await connection.execution_options(ccfd_reads=True)
+            async with connection.begin() as begun:
+                yield Transaction(connection, self.clock())
+                if reads:
+                    await begun.rollback()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConnection]:
+        """Give a connection; raise `DatabaseAway` when there is none, or when it breaks."""
         try:
             async with self.engine.connect() as connection:
-                if reads and self.is_sqlite:
-                    await connection.execution_options(ccfd_reads=True)
-                async with connection.begin() as begun:
-                    self.is_up = True
-                    yield Transaction(connection, self.clock())
-                    if reads:
-                        await begun.rollback()
+                self.is_up = True
+                yield connection
         except CcfdError:
             raise
         except (OSError, PoolTimeout, TimeoutError) as exc:

@@ -18,9 +18,9 @@ LOCK = 0x63636664
 async def upgrade(database: Database) -> None:
     """Bring the database to this release's tables, one daemon at a time.
 
-    Raises `Refused` (`invalid_state`) where a newer ccfd has made it.
+    Raises `Refused` (`invalid_state`) where a newer ccfd has made it, and `DatabaseAway`.
     """
-    async with database.engine.connect() as connection:
+    async with database.connection() as connection:
         if not database.is_sqlite:
             await connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
             await connection.commit()

@@ -1,6 +1,8 @@
 """How a message becomes a request: stored once, whatever comes how often."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 from uuid import uuid4
 
@@ -30,8 +32,10 @@ class Stored:
 class Intake:
     """Stores requests. A message is acknowledged when the transaction is committed."""
 
-    def __init__(self, handlers: Handlers) -> None:
+    def __init__(self, handlers: Handlers, count: Callable[[str, str], None]) -> None:
+        """Take the handlers, and who is told of each refused message: its type and the code."""
         self._handlers = handlers
+        self._count = count
 
     async def store(self, event: Event, transaction: Transaction) -> Stored:
         """Store *event* as a request, or recognise it as a copy of one that is stored.
@@ -83,7 +87,7 @@ class Intake:
         return handler, validated(handler.body, event.data)
 
     async def _refuse(self, event: Event, exc: CcfdError, transaction: Transaction) -> Stored:
-        kind = event.type if len(event.type.encode()) <= LONGEST_TYPE else UNKNOWN
+        kind = event.type if self._is_type(event.type) else UNKNOWN
         asked = self._asked(event, kind, f"request:{event.message_id}")
         terminal = asked.failed(exc.document(), transaction.now, compensated=True)
         await transaction.execute(
@@ -105,7 +109,12 @@ class Intake:
             error=exc.code,
             detail=exc.message,
         )
+        transaction.after(partial(self._count, kind, exc.code))
         return Stored(event.message_id, "refused", terminal)
+
+    @staticmethod
+    def _is_type(text: str) -> bool:
+        return 1 <= len(text.encode()) <= LONGEST_TYPE and "\0" not in text
 
     def _asked(self, event: Event, kind: str, key: str) -> Asked:
         return Asked(

@@ -1,7 +1,8 @@
 """How a workflow's state gets into the database, and out of it again."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from sqlalchemy import exists, select, update
@@ -15,6 +16,9 @@ from ccfd.workflow.intake import REQUESTS
 from ccfd.workflow.journal import Journal
 from ccfd.workflow.results import Asked
 from ccfd.workflow.steps import Steps
+
+# Told of every ended request: its type, its outcome, and the seconds since it was stored.
+Count = Callable[[str, str, float], None]
 
 RUNNING = ("running", "undoing")
 OPEN = ("queued", *RUNNING)
@@ -36,9 +40,10 @@ class Flow:
 class Records:
     """The stored side of the engine."""
 
-    def __init__(self, database: Database, handlers: Handlers) -> None:
+    def __init__(self, database: Database, handlers: Handlers, count: Count) -> None:
         self._database = database
         self._handlers = handlers
+        self._count = count
 
     async def waiting(self, limit: int) -> Sequence[int]:
         """Return, in stored order, the requests that are first in the queue of their key."""
@@ -79,6 +84,21 @@ class Records:
         if row is None or row.state not in OPEN:
             return None
         return self._flow(row) if row.state in RUNNING else await self._decide(row, transaction)
+
+    async def preview(self, handler: Handler[Any, Any], body: Any) -> dict[str, Any]:
+        """Decide, and roll the decision back; return what it chose. Raises `Refused`."""
+
+        async def look(transaction: Transaction) -> dict[str, Any]:
+            decision = await handler.decide(body, transaction)
+            if isinstance(decision, Done):
+                raise Seen({"plan": None, "steps": [], "result": decision.result})
+            steps = [asdict(step) for step in handler.steps(decision).flat]
+            raise Seen({"plan": handler.write_plan(decision), "steps": steps})
+
+        try:
+            return await self._database.run(look)
+        except Seen as seen:
+            return seen.chosen
 
     async def break_off(self, seq: int, reason: str) -> None:
         """End a request that a defect of ccfd keeps from going on."""
@@ -214,16 +234,27 @@ class Records:
             values["journal"] = journal.to_json()
         if started:
             values["started_at"] = transaction.now
-        ended = await transaction.execute(
+        received_at = await transaction.scalar(
             update(request)
             .where(request.c.workflow_id == asked.workflow_id, request.c.state.in_(OPEN))
             .values(**values)
+            .returning(request.c.received_at)
         )
-        if ended.rowcount != 1:
+        if received_at is None:
             raise LostError(asked.request_id)
+        seconds = (transaction.now - received_at).total_seconds()
+        transaction.after(partial(self._count, asked.type, terminal["outcome"], seconds))
         await asked.answer(transaction, terminal)
         transaction.wake(REQUESTS)
         transaction.wake(ENDED + asked.request_id)
+
+
+class Seen(CcfdError):
+    """Carries a decision out of its transaction, which is rolled back."""
+
+    def __init__(self, chosen: dict[str, Any]) -> None:
+        super().__init__("internal", "a decision to look at")
+        self.chosen = chosen
 
 
 class LostError(Exception):

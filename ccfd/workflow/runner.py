@@ -43,7 +43,7 @@ class Watcher(Protocol):
         """Tell how one attempt at an effect ended."""
 
 
-class Stopping(Exception):  # noqa: N818 - not an error: the daemon is asked to stop
+class Stopping(Exception):
     """The daemon stops: the workflow stays as recorded, the next start goes on."""
 
 

@@ -1,0 +1,258 @@
+"""The composition root: the one place that builds, joins, starts and stops the parts."""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Callable
+from contextlib import AsyncExitStack, suppress
+from datetime import timedelta
+from pathlib import Path
+from random import Random
+
+import structlog
+from aiohttp import web
+
+from ccfd import __version__
+from ccfd.bus.bus import Bus
+from ccfd.errors import CcfdError, Refused
+from ccfd.handlers.effects import effects
+from ccfd.handlers.host_watch import HostWatch
+from ccfd.handlers.imports import import_images, import_settings
+from ccfd.handlers.registry import handlers
+from ccfd.handlers.timers import Timers
+from ccfd.http.api import Api
+from ccfd.http.metrics import Metrics
+from ccfd.http.stream import Stream
+from ccfd.network.dhcp import DhcpServers
+from ccfd.network.fabric import Fabric
+from ccfd.network.namespaces import Namespaces
+from ccfd.notify import notify, watchdog
+from ccfd.settings import Settings
+from ccfd.store import migrate
+from ccfd.store.database import Database, DatabaseAway
+from ccfd.vt.hypervisors import Hypervisors
+from ccfd.vt.image_source import DirectoryImages
+from ccfd.workflow.engine import Engine
+from ccfd.workflow.intake import Intake
+from ccfd.workflow.records import Flow, Records
+from ccfd.workflow.runner import Runner, progress
+from ccfd.workflow.steps import Effects, Step
+
+log = structlog.get_logger()
+
+# Running steps may reach their record; systemd's TimeoutStopSec is longer.
+STOP_WITHIN = 60.0
+LOOP_TICK = 0.5
+
+
+class Watching:
+    """Tells of each step: to the broker, to event streams, to Prometheus."""
+
+    def __init__(self, metrics: Metrics, stream: Stream, bus: Bus, database: Database) -> None:
+        self._metrics = metrics
+        self._stream = stream
+        self._bus = bus
+        self._clock = database.clock
+
+    def step(self, flow: Flow, index: int, status: str) -> None:
+        """Publish progress."""
+        if status == "retrying":
+            self._metrics.retrying(flow.steps.flat[index])
+        body = flow.asked.body(
+            "progress", self._clock(), progress=progress(flow, index, status)
+        )
+        self._stream.progress(body)
+        self._bus.progress(body, flow.asked.correlation_id)
+
+    def attempt(self, step: Step, outcome: str, seconds: float) -> None:
+        """Count."""
+        self._metrics.attempt(step, outcome, seconds)
+
+
+class Daemon:
+    """ccfd, built from its settings. `drivers` replaces the effects (the tests' twins)."""
+
+    def __init__(self, settings: Settings, drivers: Effects | None = None) -> None:
+        self.settings = settings
+        self.database = Database(settings.database)
+        self.metrics = Metrics(self)
+        self._images = DirectoryImages(Path(settings.images.directory or "/nonexistent"))
+        self._hypervisors = Hypervisors(settings, self._images)
+        self._fabric = Fabric(settings)
+        known = handlers(settings)
+        self.intake = Intake(known, lambda _kind, reason: self.metrics.dead_letter(reason))
+        self.records = Records(self.database, known, self.metrics.ended)
+        self.stream = Stream(self.database)
+        self.bus = Bus(settings.broker, self.database, self.intake, self.metrics.dead_letter)
+        self._runner = Runner(
+            drivers or self._effects(),
+            self.records,
+            Watching(self.metrics, self.stream, self.bus, self.database),
+            step_timeout=settings.workflow.step_timeout,
+            retries=settings.workflow.retries,
+            clock=self.database.clock,
+            random=Random(),  # noqa: S311 - jitter
+        )
+        self.engine = Engine(
+            self.database, self.records, self._runner, concurrency=settings.workflow.concurrency
+        )
+        self._timers = Timers(
+            self.database,
+            self.intake,
+            retention=timedelta(days=settings.workflow.retention_days),
+            expired=self.metrics.expired,
+        )
+        self._watch = HostWatch(settings, self.database, self._hypervisors, self._fabric)
+        self._beat = 0.0
+
+    def _effects(self) -> Effects:
+        return effects(
+            fabric=self._fabric,
+            namespaces=Namespaces(self.settings),
+            dhcp=DhcpServers(self.settings),
+            images=self._hypervisors.images,
+            disks=self._hypervisors.disks,
+            domains=self._hypervisors.domains,
+        )
+
+    def broker_connected(self) -> bool:
+        """Tell whether the broker is connected."""
+        return self.bus.connected
+
+    def database_up(self) -> bool:
+        """Tell whether the database answered last time."""
+        return self.database.is_up
+
+    def problems(self) -> dict[str, str]:
+        """Say what is missing before this daemon can do its work."""
+        found = {}
+        if self.settings.broker.url and not self.bus.consuming:
+            found["broker"] = self.bus.problem or "not connected yet"
+        if not self.database.is_up:
+            found["database"] = "does not answer"
+        if not any(self._watch.up.values()):
+            found["hosts"] = "no host is up"
+        return found
+
+    def is_alive(self) -> bool:
+        """Tell whether the loop turns: what the watchdog of systemd is fed by."""
+        return asyncio.get_running_loop().time() - self._beat < 10 * LOOP_TICK
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT."""
+        stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stopping.set)
+        async with AsyncExitStack() as closing:
+            await self._open(closing)
+            async with asyncio.TaskGroup() as group:
+                background = [
+                    group.create_task(part(), name=name)
+                    for name, part in {
+                        "timers": self._timers.run,
+                        "host watch": self._watch.run,
+                        "event stream": self.stream.run,
+                        "bus": self.bus.run,
+                        "heartbeat": self._heartbeat,
+                        "watchdog": lambda: watchdog(self.is_alive),
+                    }.items()
+                ]
+                engine = group.create_task(self.engine.run(), name="engine")
+                sites = await self._serve(closing)
+                log.info("ccfd is ready", version=__version__, pid=os.getpid(), serving=sites)
+                notify("READY=1")
+                await stopping.wait()
+                log.info("ccfd stops")
+                notify("STOPPING=1")
+                self.bus.stop_consuming()
+                self.engine.stop()
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(STOP_WITHIN):
+                        await asyncio.wait([engine])
+                engine.cancel()
+                await self.bus.flush()
+                for task in background:
+                    task.cancel()
+        log.info("ccfd has stopped")
+
+    async def _open(self, closing: AsyncExitStack) -> None:
+        """Open the database, migrate it, and import what the settings say."""
+        self.database.take_hold()
+        closing.push_async_callback(self.database.close)
+        closing.push_async_callback(self._fabric.close)
+        closing.push_async_callback(self._hypervisors.close)
+        while True:
+            try:
+                await migrate.upgrade(self.database)
+                break
+            except DatabaseAway as exc:
+                log.warning("start waits for the database", reason=exc.message)
+                await asyncio.sleep(1.0)
+        await self.database.run(lambda tx: import_settings(self.settings, tx))
+        if self.settings.images.directory is not None:
+            try:
+                images = await self._images.list()
+                await self.database.run(lambda tx: import_images(images, tx))
+            except CcfdError as exc:
+                log.warning("images not imported", reason=exc.message)
+
+    async def _heartbeat(self) -> None:
+        while True:
+            self._beat = asyncio.get_running_loop().time()
+            await asyncio.sleep(LOOP_TICK)
+
+    async def _serve(self, closing: AsyncExitStack) -> list[str]:
+        """Serve the API on the UNIX socket and on TCP."""
+        api = Api(
+            self.settings,
+            database=self.database,
+            intake=self.intake,
+            records=self.records,
+            stream=self.stream,
+            metrics=self.metrics,
+            problems=self.problems,
+        )
+        config, sites = self.settings.http, []
+
+        async def serve(application: web.Application) -> web.AppRunner:
+            runner = web.AppRunner(application, access_log=None, shutdown_timeout=5.0)
+            await runner.setup()
+            closing.push_async_callback(runner.cleanup)
+            return runner
+
+        if config.socket:
+            path = Path(config.socket)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            runner = await serve(api.application("operator"))
+            await web.SockSite(runner, _unix_socket(path)).start()
+            closing.callback(path.unlink, missing_ok=True)
+            sites.append(f"unix:{path}")
+        if config.listen:
+            host, _, port = config.listen.rpartition(":")
+            runner = await serve(api.application(None))
+            await _start(web.TCPSite(runner, host.strip("[]"), int(port)).start, config.listen)
+            sites.append(config.listen)
+        return sites
+
+
+async def _start(start: Callable[[], object], where: str) -> None:
+    try:
+        await start()  # type: ignore[misc]  # aiohttp's sites start asynchronously
+    except OSError as exc:
+        raise Refused(
+            "invalid_state", f"cannot listen on {where} ([http] listen): {exc.strerror}"
+        ) from exc
+
+
+def _unix_socket(path: Path) -> socket.socket:
+    """Listen on *path*, mode 0660 from its first moment; a dead daemon's socket is replaced."""
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o117)
+    try:
+        sock.bind(str(path))
+    finally:
+        os.umask(before)
+    return sock

@@ -1,0 +1,21 @@
+"""Every event that this release carries out."""
+
+from ccfd.handlers.slice_events import CreateSlice, DeleteSlice
+from ccfd.handlers.subnet_events import ConfirmSubnet, CreateSubnet, DeleteSubnet
+from ccfd.handlers.vm_events import CreateVm, DeleteVm
+from ccfd.settings import Settings
+from ccfd.workflow.handler import Handlers
+
+
+def handlers(settings: Settings) -> Handlers:
+    """Make the handlers, by the name of their event."""
+    known = (
+        CreateSubnet(settings),
+        ConfirmSubnet(),
+        DeleteSubnet(),
+        CreateSlice(settings),
+        DeleteSlice(settings),
+        CreateVm(settings),
+        DeleteVm(settings),
+    )
+    return {handler.event: handler for handler in known}

@@ -1,0 +1,123 @@
+"""What falls due: reservations that expire, slices that end, records that are old enough.
+
+The rows themselves are the timers, so nothing is lost by a restart.
+"""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import delete, select, update
+
+from ccfd.ipam import subnets
+from ccfd.requests.decode import Event
+from ccfd.store import outbox
+from ccfd.store.database import Database, DatabaseAway, Transaction, told_or_later
+from ccfd.store.outbox import timestamp
+from ccfd.store.tables import outbox as outbox_table
+from ccfd.store.tables import request, slices
+from ccfd.workflow.intake import Intake
+
+log = structlog.get_logger()
+
+TOPIC = "timers"
+POLL = 0.5
+PRUNE_EVERY = 600.0
+WARN = timedelta(hours=24)
+BATCH = 100
+
+
+class Timers:
+    """Does what is due, within a second."""
+
+    def __init__(
+        self,
+        database: Database,
+        intake: Intake,
+        *,
+        retention: timedelta,
+        expired: Callable[[int], None],
+    ) -> None:
+        self._database = database
+        self._intake = intake
+        self._retention = retention
+        self._expired = expired
+
+    async def run(self) -> None:
+        """Look twice a second, for ever."""
+        rounds = 0
+        async with self._database.signals.listen(TOPIC) as told:
+            while True:
+                try:
+                    await self._database.run(self.subnets)
+                    await self._database.run(self.slices)
+                    if rounds * POLL % PRUNE_EVERY == 0:
+                        await self._database.run(self.prune)
+                except DatabaseAway as exc:
+                    log.warning("timers wait for the database", reason=exc.message)
+                rounds += 1
+                await told_or_later(told, POLL)
+
+    async def subnets(self, transaction: Transaction) -> None:
+        """Expire reservations."""
+        count = await subnets.expire(transaction, BATCH)
+        if count:
+            transaction.after(lambda: self._expired(count))
+
+    async def slices(self, transaction: Transaction) -> None:
+        """Announce slices that end within a day, and delete those whose time is over."""
+        soon = await transaction.all(
+            select(slices)
+            .where(
+                slices.c.expires_at <= transaction.now + WARN,
+                ~slices.c.expiry_announced,
+                slices.c.state != "deleting",
+            )
+            .limit(BATCH)
+            .with_for_update(skip_locked=True)
+        )
+        for row in soon:
+            await outbox.notice(
+                transaction,
+                "slice.expiring",
+                slice=row.name,
+                expires_at=timestamp(row.expires_at),
+            )
+            await transaction.execute(
+                update(slices).where(slices.c.name == row.name).values(expiry_announced=True)
+            )
+        over = await transaction.all(
+            select(slices)
+            .where(slices.c.expires_at <= transaction.now, slices.c.state != "deleting")
+            .order_by(slices.c.expires_at)
+            .limit(BATCH)
+        )
+        for row in over:
+            await self._delete(row.name, f"expiry:{row.name}:{row.created_at.isoformat()}",
+                               transaction)
+
+    async def _delete(self, name: str, request_id: str, transaction: Transaction) -> None:
+        """Send `slice.delete` once; a failed one is for the operator to repeat."""
+        known = await transaction.scalar(
+            select(request.c.seq).where(request.c.request_id == request_id)
+        )
+        if known is not None:
+            return
+        await outbox.notice(transaction, "slice.expired", slice=name)
+        event = Event(
+            message_id=request_id,
+            type="slice.delete",
+            data={"slice": name},
+            correlation_id=request_id,
+        )
+        await self._intake.store(event, transaction)
+
+    async def prune(self, transaction: Transaction) -> None:
+        """Forget ended requests and published messages that are older than the retention."""
+        before = transaction.now - self._retention
+        await transaction.execute(delete(request).where(request.c.ended_at < before))
+        await transaction.execute(
+            delete(outbox_table).where(
+                outbox_table.c.published_at.is_not(None), outbox_table.c.created_at < before
+            )
+        )

@@ -1,0 +1,1 @@
+"""The API over HTTP: documents, events, health, metrics."""

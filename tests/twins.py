@@ -1,0 +1,182 @@
+"""Twins of the drivers: a world in memory that refuses what the real one refuses."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from ccfd.errors import Refused
+from ccfd.handlers.effects import effects
+from ccfd.model import names
+from ccfd.model.network import Bridge, Dhcp, DhcpChange, Namespace, Port, Ports
+from ccfd.model.vm import Disk, ImageOnHost, Machine
+from ccfd.workflow.steps import Effects
+
+Trap = Callable[[str, Any], Awaitable[None]]
+
+
+async def no_trap(_call: str, _args: Any) -> None:
+    """Let every call pass, but give others a turn."""
+    await asyncio.sleep(0)
+
+
+@dataclass
+class World:
+    """Everything that hosts hold. `trap` is awaited before and after each call."""
+
+    bridges: dict[tuple[str, int], dict[str, Port]] = field(default_factory=dict)
+    owners: dict[tuple[str, int], str] = field(default_factory=dict)
+    namespaces: dict[int, str] = field(default_factory=dict)
+    dhcp: dict[int, Dhcp] = field(default_factory=dict)
+    images: set[tuple[str, str]] = field(default_factory=set)
+    disks: dict[tuple[str, str], str] = field(default_factory=dict)
+    domains: dict[tuple[str, str], Machine] = field(default_factory=dict)
+    boots: list[str] = field(default_factory=list)
+    trap: Trap = no_trap
+
+    def leftovers(self) -> dict[str, Any]:
+        """Return what is there except base images, which stay cached."""
+        found = {
+            "bridges": self.bridges,
+            "namespaces": self.namespaces,
+            "dhcp": self.dhcp,
+            "disks": self.disks,
+            "domains": self.domains,
+        }
+        return {what: list(things) for what, things in found.items() if things}
+
+    def effects(self) -> Effects:
+        """Join the twins with the names of effects."""
+        return effects(
+            fabric=FabricTwin(self),
+            namespaces=NamespacesTwin(self),
+            dhcp=DhcpTwin(self),
+            images=ImagesTwin(self),
+            disks=DisksTwin(self),
+            domains=DomainsTwin(self),
+        )
+
+
+class FabricTwin:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def make(self, bridge: Bridge) -> None:
+        await self._world.trap("fabric.make:before", bridge)
+        at = (bridge.host, bridge.vni)
+        if self._world.owners.get(at, bridge.slice) != bridge.slice:
+            raise Refused("switch_error", f"{names.bridge(bridge.vni)} is another slice's")
+        self._world.owners[at] = bridge.slice
+        self._world.bridges[at] = {port.name: port for port in bridge.ports}
+        await self._world.trap("fabric.make:after", bridge)
+
+    async def remove(self, bridge: Bridge) -> None:
+        await self._world.trap("fabric.remove:before", bridge)
+        at = (bridge.host, bridge.vni)
+        if self._world.owners.get(at) == bridge.slice:
+            del self._world.owners[at], self._world.bridges[at]
+        await self._world.trap("fabric.remove:after", bridge)
+
+    async def plug(self, ports: Ports) -> None:
+        await self._world.trap("fabric.plug:before", ports)
+        bridge = self._world.bridges.get((ports.host, ports.vni))
+        if bridge is None:
+            raise Refused("switch_error", "no such bridge")
+        bridge.update({port.name: port for port in ports.ports})
+        await self._world.trap("fabric.plug:after", ports)
+
+    async def unplug(self, ports: Ports) -> None:
+        await self._world.trap("fabric.unplug:before", ports)
+        bridge = self._world.bridges.get((ports.host, ports.vni), {})
+        for port in ports.ports:
+            bridge.pop(port.name, None)
+        await self._world.trap("fabric.unplug:after", ports)
+
+
+class NamespacesTwin:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def open(self, namespace: Namespace) -> None:
+        await self._world.trap("namespaces.open:before", namespace)
+        self._world.namespaces[namespace.vni] = namespace.address
+        await self._world.trap("namespaces.open:after", namespace)
+
+    async def close(self, namespace: Namespace) -> None:
+        await self._world.trap("namespaces.close:before", namespace)
+        if namespace.vni in self._world.dhcp:
+            raise Refused("internal", "the namespace still has its DHCP server")
+        self._world.namespaces.pop(namespace.vni, None)
+        await self._world.trap("namespaces.close:after", namespace)
+
+
+class DhcpTwin:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def serve(self, dhcp: Dhcp) -> None:
+        await self._world.trap("dhcp.serve:before", dhcp)
+        if dhcp.vni not in self._world.namespaces:
+            raise Refused("internal", "no namespace to serve DHCP in")
+        self._world.dhcp[dhcp.vni] = dhcp
+        await self._world.trap("dhcp.serve:after", dhcp)
+
+    async def stop(self, dhcp: Dhcp) -> None:
+        await self._world.trap("dhcp.stop:before", dhcp)
+        self._world.dhcp.pop(dhcp.vni, None)
+        await self._world.trap("dhcp.stop:after", dhcp)
+
+    async def change(self, change: DhcpChange) -> None:
+        await self.serve(change.after)
+
+    async def change_back(self, change: DhcpChange) -> None:
+        await self.serve(change.before)
+
+
+class ImagesTwin:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def fetch(self, wanted: ImageOnHost) -> None:
+        await self._world.trap("images.fetch:before", wanted)
+        self._world.images.add((wanted.host, wanted.image.checksum))
+        await self._world.trap("images.fetch:after", wanted)
+
+
+class DisksTwin:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def make(self, disk: Disk) -> None:
+        await self._world.trap("disks.make:before", disk)
+        if (disk.host, disk.image.checksum) not in self._world.images:
+            raise Refused("hypervisor_error", "the base image is not in the pool")
+        self._world.disks[disk.host, disk.vm] = disk.image.checksum
+        await self._world.trap("disks.make:after", disk)
+
+    async def remove(self, disk: Disk) -> None:
+        await self._world.trap("disks.remove:before", disk)
+        if (disk.host, disk.vm) in self._world.domains:
+            raise Refused("hypervisor_error", "the disk is in use")
+        self._world.disks.pop((disk.host, disk.vm), None)
+        await self._world.trap("disks.remove:after", disk)
+
+
+class DomainsTwin:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def boot(self, machine: Machine) -> dict[str, Any] | None:
+        await self._world.trap("domains.boot:before", machine)
+        if (machine.host, machine.vm) not in self._world.disks:
+            raise Refused("hypervisor_error", "the domain's disk is missing")
+        if (machine.host, machine.vm) not in self._world.domains:
+            self._world.domains[machine.host, machine.vm] = machine
+            self._world.boots.append(machine.vm)
+        await self._world.trap("domains.boot:after", machine)
+        return None
+
+    async def destroy(self, machine: Machine) -> None:
+        await self._world.trap("domains.destroy:before", machine)
+        self._world.domains.pop((machine.host, machine.vm), None)
+        await self._world.trap("domains.destroy:after", machine)
