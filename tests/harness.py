@@ -32,6 +32,9 @@ from tests.twins import World
 
 TINY = Image(name="tiny", checksum="5" * 64, size=1 << 20, virtual_size=48 << 20)
 
+# Statements are compiled once for all of a run's harnesses, and not once for each.
+COMPILED: dict[Any, Any] = {}
+
 
 def template(directory: Path) -> Path:
     """Make a migrated database file."""
@@ -84,6 +87,7 @@ class Harness:
         self.settings = config
         self.world = world
         self.database = Database(config.database)
+        self.database.engine = self.database.engine.execution_options(compiled_cache=COMPILED)
         self.handlers: Handlers = handlers(config)
         self.ended: list[tuple[str, str]] = []
         self.dead: list[str] = []

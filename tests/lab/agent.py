@@ -8,8 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass
+from queue import Empty, Queue
 
 import libvirt
 import libvirt_qemu
@@ -71,33 +71,51 @@ def _outcome(state: Mapping[str, object]) -> Outcome:
 
 def guest(layout: Layout, vm: str, timeout: float) -> Guest:
     """Find the guest on whatever host it is and wait for its agent, at most *timeout* seconds."""
-    libvirt.registerErrorHandler(lambda *_: None, None)
-    found: Future[Guest] = Future()
+    libvirt.registerErrorHandler(lambda *_: None, None)  # it prints every error by default
+    found: Queue[Guest | None] = Queue()
     reasons: dict[str, str] = {}
     deadline = time.monotonic() + timeout
 
     def search(host: str) -> None:
-        while time.monotonic() < deadline and not found.done():
+        while time.monotonic() < deadline:
             try:
-                connection = libvirt.open(layout.libvirt_uri(host))
-                candidate = Guest(connection.lookupByUUIDString(vm))
+                candidate = _look_up(layout.libvirt_uri(host), vm)
+                if candidate is None:
+                    reasons[host] = "has no such VM"
+                    break
                 reasons[host] = "its guest agent does not answer"
                 candidate.ping()
             except libvirt.libvirtError as exc:
                 reasons[host] = str(exc)
                 time.sleep(0.2)
             else:
-                found.set_result(candidate)
+                found.put(candidate)
                 return
+        found.put(None)
 
     # Daemons: a call to a stopped libvirtd never returns and must not keep this program.
     for host in layout.compute:
         threading.Thread(target=search, args=(host,), daemon=True).start()
+    for _ in layout.compute:
+        try:
+            candidate = found.get(timeout=max(0, deadline - time.monotonic()))
+        except Empty:
+            break
+        if candidate is not None:
+            return candidate
+    told = "; ".join(f"{host}: {reason}" for host, reason in sorted(reasons.items()))
+    raise LabError(f"no answer from guest {vm} ({told or 'no host answers'})")
+
+
+def _look_up(uri: str, vm: str) -> Guest | None:
+    """Find the VM on one host, None where that host has no such VM."""
+    connection = libvirt.open(uri)
     try:
-        return found.result(timeout=timeout)
-    except TimeoutError:
-        told = "; ".join(f"{host}: {reason}" for host, reason in sorted(reasons.items()))
-        raise LabError(f"no answer from guest {vm} in {timeout:g} s ({told})") from None
+        return Guest(connection.lookupByUUIDString(vm))
+    except libvirt.libvirtError as exc:
+        if exc.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+            return None
+        raise
 
 
 def run_in_guest(layout: Layout, vm: str, argv: Sequence[str], timeout: float, total: float) -> int:

@@ -50,13 +50,12 @@ class Lab:
             made_dir = made_dir or (before is not None and before.made_dir)
             _clear(path, keep_dir=True)
             _refuse_strangers(path, hosts)
-            with fabric.free_subnet(int(tag_of(path)[3:], 16)) as subnet:
-                layout = Layout(path, subnet, hosts, made_dir)
-                layout.save()
-                namespaces.prepare(layout)
-                _set_apart(layout)
-                fabric.reach_root(layout)
-            _start(layout)
+            try:
+                layout = _set_apart(path, hosts, made_dir)
+                _start(layout)
+            except BaseException:  # also a keyboard's interrupt: half a lab is of no use
+                _clear(path)
+                raise
         return cls(layout)
 
     @classmethod
@@ -85,6 +84,21 @@ class Lab:
         command = self.exec_argv(place, argv)
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=check)
 
+    def pids(self, place: str, program: str) -> list[int]:
+        """List the pids of a program (libvirtd, ovs-vswitchd, beam.smp, …) in one place."""
+        return processes.running(self.layout, place, program)
+
+    def start(self, place: str, program: str) -> None:
+        """Start a daemon of the lab again after something has ended it."""
+        starters: dict[str, Callable[[], None]] = {
+            "libvirtd": partial(libvirtd.start_daemon, self.layout, place),
+            "ovsdb-server": partial(switch.start_database, self.layout, place),
+            "ovs-vswitchd": partial(switch.start_daemon, self.layout, place),
+            "rabbitmq": partial(rabbit.start_daemon, self.layout),
+            "postgresql": partial(postgres.start_daemon, self.layout),
+        }
+        starters[program]()
+
     def down(self) -> None:
         """Take the testbed down and remove every trace of it; a repeat changes nothing."""
         take_down(self.layout.dir)
@@ -111,11 +125,18 @@ def _alone(path: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def _set_apart(layout: Layout) -> None:
-    _together(
-        *(partial(namespaces.make, layout, place) for place in layout.places),
-        partial(pki.issue_all, layout),
-    )
+def _set_apart(path: Path, hosts: int, made_dir: bool) -> Layout:
+    """Take a free subnet and make the places, with their certificates."""
+    with fabric.free_subnet(int(tag_of(path)[3:], 16)) as subnet:
+        layout = Layout(path, subnet, hosts, made_dir)
+        layout.save()
+        namespaces.prepare(layout)
+        _together(
+            *(partial(namespaces.make, layout, place) for place in layout.places),
+            partial(pki.issue_all, layout),
+        )
+        fabric.reach_root(layout)
+    return layout
 
 
 def _start(layout: Layout) -> None:

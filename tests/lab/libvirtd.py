@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
 import libvirt
 
-from tests.lab import cache, namespaces
+from tests.lab import cache, daemons
 from tests.lab.layout import Layout
-from tests.lab.shell import run, wait_until
-
-_REAPER = Path(__file__).with_name("reaper.py")
+from tests.lab.shell import wait_until
 
 
 def start(layout: Layout, host: str) -> None:
@@ -35,10 +32,10 @@ def start(layout: Layout, host: str) -> None:
 
 
 def start_daemon(layout: Layout, host: str) -> None:
-    """Start libvirtd under a reaper of its own."""
-    arguments = ["--listen", "-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"]
-    reaper = [sys.executable, "-I", "-S", str(_REAPER), "/run/libvirt/reaper.pid"]
-    run(namespaces.inside(layout, host, [*reaper, "libvirtd", *arguments], cwd="/"))
+    """Start libvirtd."""
+    settings = ["-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"]
+    log = "/var/log/libvirt/output"
+    daemons.detach(layout, host, ["libvirtd", "--listen", *settings], log=log)
 
 
 def answers(layout: Layout, host: str) -> bool:

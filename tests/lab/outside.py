@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 
-from tests.lab import namespaces
+from tests.lab import daemons, namespaces
 from tests.lab.layout import OUTSIDE, OUTSIDE_ADDRESS, Layout
 from tests.lab.shell import LabError, run, wait_until
 
@@ -27,10 +26,8 @@ def start_daemon(layout: Layout) -> None:
     """Start the web server."""
     home = layout.home(OUTSIDE)
     server = [sys.executable, "-I", "-S", "-u", "-m", "http.server", "--bind", OUTSIDE_ADDRESS]
-    words = shlex.join([*server, "--directory", str(home / "www"), "80"])
-    log = shlex.quote(str(home / "log"))
-    script = f"exec setsid {words} >{log} 2>&1 </dev/null &"
-    run(namespaces.inside(layout, OUTSIDE, ["sh", "-c", script], cwd="/"))
+    words = [*server, "--directory", str(home / "www"), "80"]
+    daemons.detach(layout, OUTSIDE, words, log=str(home / "log"))
 
 
 def answers(layout: Layout) -> bool:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import asyncpg
 
-from tests.lab import namespaces
+from tests.lab import daemons, namespaces
 from tests.lab.layout import CLIENT_PORT_SQL, SERVICES, Layout
 from tests.lab.shell import LabError, run, wait_until
 
 _HOME = "/var/lib/postgresql"
 _DATA = f"{_HOME}/data"
+
+# It refuses to run as root.
+_AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
 
 _SETTINGS = {
     "listen_addresses": "*",
@@ -32,13 +35,11 @@ def start(layout: Layout) -> None:
     home = layout.home(SERVICES)
     for folder in (home / "lib-postgresql", home / "run" / "postgresql"):
         shutil.chown(folder, "postgres", "postgres")
-    _as_postgres(
-        layout,
-        [
-            *(f"{_programs()}/initdb", "--pgdata", _DATA, "--username=ccfd", "--auth=trust"),
-            *("--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C"),
-        ],
-    )
+    initdb = [
+        *(f"{_programs()}/initdb", "--pgdata", _DATA, "--username=ccfd", "--auth=trust"),
+        *("--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C"),
+    ]
+    run(namespaces.inside(layout, SERVICES, [*_AS_POSTGRES, *initdb], cwd="/"))
     with (home / "lib-postgresql" / "data" / "pg_hba.conf").open("a") as rules:
         rules.write("host all all all trust\n")
     start_daemon(layout)
@@ -48,12 +49,10 @@ def start(layout: Layout) -> None:
 
 def start_daemon(layout: Layout) -> None:
     """Start the server."""
-    settings = " ".join(
-        f"-c {key}={value}" for key, value in {**_SETTINGS, "port": CLIENT_PORT_SQL}.items()
-    )
-    log = f"{_HOME}/log"
-    words = [f"{_programs()}/pg_ctl", "-D", _DATA, "-s", "-w", "-l", log, "-o", settings, "start"]
-    _as_postgres(layout, words)
+    settings = {**_SETTINGS, "port": CLIENT_PORT_SQL}
+    words = [f"{_programs()}/postgres", "-D", _DATA]
+    words += [f"--{key}={value}" for key, value in settings.items()]
+    daemons.detach(layout, SERVICES, [*_AS_POSTGRES, *words], log=f"{_HOME}/output")
 
 
 def answers(layout: Layout) -> bool:
@@ -81,8 +80,3 @@ def _programs() -> Path:
     if not found:
         raise LabError("no PostgreSQL is installed: run `make setup`")
     return found[-1]
-
-
-def _as_postgres(layout: Layout, argv: list[str]) -> None:
-    user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
-    run(namespaces.inside(layout, SERVICES, [*user, "env", "LC_ALL=C", *argv], cwd="/"))

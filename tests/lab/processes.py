@@ -17,22 +17,24 @@ _KINDS = ("uts", "net", "mnt")
 _MARK = "CCFD_LAB"
 
 
-def namespace_ids(
-    layout: Layout, places: Iterable[str] | None = None
-) -> frozenset[tuple[int, int]]:
-    """Return device and inode of the namespaces of *places* (all by default) that are alive."""
+def namespace_ids(layout: Layout, *places: str) -> frozenset[tuple[int, int]]:
+    """Return device and inode of the live namespaces of the places, by default of the whole lab."""
     # A namespace file that nothing is mounted on (after a reboot, say) is a plain file.
     nsfs = Path("/proc/self/ns/net").stat().st_dev
     found = set()
-    for place in layout.places:
+    for place in places or layout.places:
         for kind in _KINDS:
-            try:
+            with suppress(FileNotFoundError):
                 status = layout.namespace(place, kind).stat()
-            except FileNotFoundError:
-                continue
-            if status.st_dev == nsfs:
-                found.add((status.st_dev, status.st_ino))
+                if status.st_dev == nsfs:
+                    found.add((status.st_dev, status.st_ino))
     return frozenset(found)
+
+
+def running(layout: Layout, place: str, program: str) -> list[int]:
+    """List the pids of a program in one place: all places share the machine's process table."""
+    namespaces = namespace_ids(layout, place)
+    return [pid for pid in _live() if name_of(pid) == program and _is_inside(pid, namespaces)]
 
 
 def _live() -> Iterator[int]:

@@ -7,9 +7,9 @@ import socket
 
 import aiormq
 
-from tests.lab import namespaces
+from tests.lab import daemons
 from tests.lab.layout import CLIENT_PORT_AMQP, SERVICES, Layout
-from tests.lab.shell import run, wait_until
+from tests.lab.shell import wait_until
 
 # Not /usr/sbin/rabbitmq*: those wrappers switch to user rabbitmq and read the machine's settings.
 _SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
@@ -50,9 +50,7 @@ def start(layout: Layout) -> None:
 
 def start_daemon(layout: Layout) -> None:
     """Start the broker's process."""
-    words = [f"{key}={value}" for key, value in ENVIRONMENT.items()]
-    started = ["sh", "-c", f"exec setsid {_SERVER} >{_HOME}/out 2>&1 </dev/null &"]
-    run(namespaces.inside(layout, SERVICES, ["env", *words, *started], cwd="/"))
+    daemons.detach(layout, SERVICES, [_SERVER], log=f"{_HOME}/output", variables=ENVIRONMENT)
 
 
 def answers(layout: Layout) -> bool:

@@ -1,0 +1,691 @@
+"""Bridges, namespaces and DHCP on a real Open vSwitch (userspace datapath) and a real dnsmasq."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ccfd.errors import Refused, Transient
+from ccfd.model import names
+from ccfd.model.network import Bridge, Dhcp, DhcpChange, Lease, Namespace, Port, Ports
+from ccfd.network import DhcpServers, Fabric, Namespaces
+from ccfd.settings import Settings
+from tests.lab.pki import Authority
+
+VNI = 1001
+CLONE_NEWNS = 0x00020000
+CLONE_NEWNET = 0x40000000
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 and not os.environ.get("CI"), reason="run as root: it makes namespaces"
+)
+
+
+def sh(*argv: str, timeout: float = 20) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=timeout).stdout
+
+
+def begin(*argv: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+
+
+def system_call(answer: int) -> None:
+    if answer != 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def tap(number: int) -> str:
+    return f"ccf-{number:011x}"
+
+
+class Switch:
+    """An Open vSwitch of our own."""
+
+    def __init__(self, folder: Path, pki: Path) -> None:
+        self.folder = folder
+        self.socket = folder / "db.sock"
+        self._pki = pki
+        self._db: subprocess.Popen[bytes] | None = None
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    def begin(self) -> None:
+        database = self.folder / "conf.db"
+        sh("ovsdb-tool", "create", str(database), "/usr/share/openvswitch/vswitch.ovsschema")
+        self._db = self._spawn(
+            "ovsdb-server",
+            str(database),
+            f"--remote=punix:{self.socket}",
+            "--remote=ptcp:6640:127.0.0.1",
+            "--remote=pssl:6641:127.0.0.1",
+            f"--private-key={self._pki}/key.pem",
+            f"--certificate={self._pki}/cert.pem",
+            f"--ca-cert={self._pki}/ca.pem",
+            f"--unixctl={self.folder}/db.ctl",
+        )
+        wait_for(self.socket.exists)
+        self.vsctl("--no-wait", "init")
+        self.start()
+
+    def start(self) -> None:
+        self._daemon = self._spawn(
+            "ovs-vswitchd", f"unix:{self.socket}", f"--unixctl={self.folder}/daemon.ctl"
+        )
+
+    def kill(self) -> None:
+        assert self._daemon is not None
+        self._daemon.kill()
+        self._daemon.wait()
+
+    def freeze(self, how: signal.Signals) -> None:
+        assert self._daemon is not None
+        self._daemon.send_signal(how)
+
+    def end(self) -> None:
+        for process in (self._daemon, self._db):
+            if process is not None:
+                process.kill()
+                process.wait()
+
+    def vsctl(self, *words: str) -> str:
+        return sh("ovs-vsctl", "--timeout=10", f"--db=unix:{self.socket}", *words).strip()
+
+    def ports(self) -> set[str]:
+        return set(self.vsctl("list-ports", names.bridge(VNI)).split())
+
+    def interface(self, name: str, column: str) -> str:
+        return self.vsctl("get", "interface", name, column).strip('"')
+
+    def _spawn(self, *argv: str) -> subprocess.Popen[bytes]:
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [*argv, "-vconsole:warn"], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+
+
+def wait_for(ready: Any, timeout: float = 10) -> None:
+    deadline = time.monotonic() + timeout
+    while not ready():
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switch]:
+    """A machine of our own: network and mount namespaces of this thread, with a switch inside."""
+    folder = tmp_path_factory.mktemp("node")
+    authority = Authority()
+    identity, client = authority.issue("node", "127.0.0.1"), authority.issue("ccfd")
+    for name, content in {
+        "ca.pem": authority.cert,
+        "cert.pem": identity.cert,
+        "key.pem": identity.key,
+        "client.pem": client.cert,
+        "client-key.pem": client.key,
+    }.items():
+        (folder / name).write_bytes(content)
+    back = Path.cwd()
+    homes = [
+        (os.open(f"/proc/thread-self/ns/{kind}", os.O_RDONLY), flag)
+        for kind, flag in (("net", CLONE_NEWNET), ("mnt", CLONE_NEWNS))
+    ]
+    system_call(LIBC.unshare(CLONE_NEWNET | CLONE_NEWNS))
+    switch = Switch(folder, folder)
+    try:
+        sh("mount", "--make-rprivate", "/")
+        for place in ("/run/netns", "/run/openvswitch"):
+            Path(place).mkdir(exist_ok=True)
+            sh("mount", "-t", "tmpfs", "tmpfs", place)
+        sh("mount", "-t", "sysfs", "sysfs", "/sys")
+        sh("ip", "link", "set", "lo", "up")
+        sh("ip", "address", "add", "172.20.0.1/24", "dev", "lo")
+        switch.begin()
+        yield switch
+    finally:
+        switch.end()
+        for fd, flag in homes:
+            system_call(LIBC.setns(fd, flag))
+            os.close(fd)
+        os.chdir(back)
+
+
+@pytest.fixture
+def settings(switch: Switch, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    state = tmp_path_factory.mktemp("state")
+    return Settings.model_validate(
+        {
+            "network_node": {
+                "tunnel_ip": "172.20.0.1",
+                "ovsdb": f"unix:{switch.socket}",
+                "datapath_type": "netdev",
+                "state": str(state / "network"),
+            }
+        }
+    )
+
+
+@pytest.fixture
+async def fabric(settings: Settings, switch: Switch) -> AsyncIterator[Fabric]:
+    fabric = Fabric(settings, timeout=5)
+    yield fabric
+    await fabric.close()
+    for bridge in switch.vsctl("list-br").split():
+        switch.vsctl("del-br", bridge)
+
+
+def bridge(*ports: Port, slice_name: str = "demo") -> Bridge:
+    return Bridge(host=names.NODE, slice=slice_name, vni=VNI, ports=ports)
+
+
+def ports(*ports: Port) -> Ports:
+    return Ports(host=names.NODE, slice="demo", vni=VNI, ports=ports)
+
+
+def tunnel(remote: str) -> Port:
+    return Port(name=names.tunnel(VNI, remote), kind="vxlan", remote_ip=remote)
+
+
+def link(number: int) -> Port:
+    return Port(
+        name=tap(number), kind="system", vm=f"vm-{number}", mac=f"02:e9:0a:00:00:{number:02x}"
+    )
+
+
+class Guest:
+    """What a VM is to a switch: a link, and somebody behind it with an address."""
+
+    def __init__(self, number: int) -> None:
+        self.name = tap(number)
+        self.space = f"guest-{number}"
+        self.address = f"10.0.0.{number}"
+        self.mac = f"02:e9:0a:00:00:{number:02x}"
+
+    def start(self, *, address: bool = True) -> None:
+        sh("ip", "netns", "add", self.space)
+        sh(
+            *("ip", "link", "add", self.name, "type", "veth"),
+            *("peer", "name", "eth0", "address", self.mac, "netns", self.space),
+        )
+        if address:
+            sh("ip", "-n", self.space, "address", "add", f"{self.address}/24", "dev", "eth0")
+        sh("ip", "netns", "exec", self.space, "ethtool", "-K", "eth0", "tx", "off")
+        sh("ip", "-n", self.space, "link", "set", "eth0", "up")
+        sh("ip", "link", "set", self.name, "up")
+
+    def stop(self) -> None:
+        sh("ip", "link", "delete", self.name)
+        sh("ip", "netns", "delete", self.space)
+
+    def reaches(self, other: str, within: float) -> bool:
+        deadline = time.monotonic() + within
+        while time.monotonic() < deadline:
+            ping = ["ip", "netns", "exec", self.space, "ping", "-c1", "-W0.1", other]
+            if subprocess.run(ping, capture_output=True, check=False).returncode == 0:
+                return True
+        return False
+
+
+@pytest.fixture
+def guests(switch: Switch) -> Iterator[tuple[Guest, Guest]]:
+    pair = Guest(10), Guest(11)
+    yield pair
+    for guest in pair:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            guest.stop()
+
+
+# --- bridges and ports
+
+
+async def test_making_a_bridge_twice_gives_one_bridge_with_the_owners_tags(
+    fabric: Fabric, switch: Switch
+) -> None:
+    wanted = bridge(tunnel("172.20.0.2"), tunnel("172.20.0.3"), link(10))
+    for _ in range(2):
+        await fabric.make(wanted)
+        assert switch.ports() == {port.name for port in wanted.ports}
+    before = switch.vsctl("get", "open_vswitch", ".", "next_cfg")
+    await fabric.make(wanted)
+    assert switch.vsctl("get", "open_vswitch", ".", "next_cfg") == before
+    assert "demo" in switch.vsctl("br-get-external-id", "ccf-1001", "ccf-slice")
+    assert switch.interface(tap(10), "external_ids:ccf-vm") == "vm-10"
+    assert switch.interface(names.tunnel(VNI, "172.20.0.2"), "options:key") == "1001"
+
+
+async def test_making_corrects_what_differs_and_removes_what_is_too_much(
+    fabric: Fabric, switch: Switch
+) -> None:
+    await fabric.make(bridge(tunnel("172.20.0.2"), tunnel("172.20.0.3")))
+    switch.vsctl("set", "bridge", "ccf-1001", "fail_mode=secure")
+    switch.vsctl("set", "interface", names.tunnel(VNI, "172.20.0.2"), "options:key=7")
+    await fabric.make(bridge(tunnel("172.20.0.2"), tunnel("172.20.0.4")))
+    assert switch.ports() == {names.tunnel(VNI, "172.20.0.2"), names.tunnel(VNI, "172.20.0.4")}
+    assert switch.vsctl("get", "bridge", "ccf-1001", "fail_mode") == "standalone"
+    assert switch.interface(names.tunnel(VNI, "172.20.0.2"), "options:key") == "1001"
+
+
+async def test_plugging_and_unplugging_may_be_repeated(fabric: Fabric, switch: Switch) -> None:
+    await fabric.make(bridge(tunnel("172.20.0.2")))
+    for _ in range(2):
+        await fabric.plug(ports(link(10), link(11)))
+        assert switch.ports() == {names.tunnel(VNI, "172.20.0.2"), tap(10), tap(11)}
+    for _ in range(2):
+        await fabric.unplug(ports(link(10)))
+        assert switch.ports() == {names.tunnel(VNI, "172.20.0.2"), tap(11)}
+
+
+async def test_removing_a_bridge_twice_leaves_nothing(fabric: Fabric, switch: Switch) -> None:
+    await fabric.make(bridge(tunnel("172.20.0.2"), link(10)))
+    for _ in range(2):
+        await fabric.remove(bridge())
+        assert switch.vsctl("list-br") == ""
+        assert switch.vsctl("--bare", "--columns=name", "list", "interface") == ""
+    await fabric.unplug(ports(link(10)))
+
+
+async def test_another_slices_bridge_is_refused_and_never_touched(
+    fabric: Fabric, switch: Switch
+) -> None:
+    await fabric.make(bridge(tunnel("172.20.0.2"), slice_name="theirs"))
+    with pytest.raises(Refused, match="of slice theirs"):
+        await fabric.make(bridge())
+    with pytest.raises(Refused, match="of slice theirs"):
+        await fabric.plug(ports(link(10)))
+    await fabric.unplug(ports(tunnel("172.20.0.2")))
+    await fabric.remove(bridge())
+    assert switch.ports() == {names.tunnel(VNI, "172.20.0.2")}
+
+
+async def test_a_tunnel_that_the_switch_cannot_make_is_refused_with_its_words(
+    fabric: Fabric, switch: Switch
+) -> None:
+    switch.vsctl("add-br", "other", "--", "set", "bridge", "other", "datapath_type=netdev")
+    switch.vsctl(
+        *("add-port", "other", "mine", "--", "set", "interface", "mine", "type=vxlan"),
+        *("options:remote_ip=172.20.0.2", "options:local_ip=172.20.0.1", "options:key=1001"),
+    )
+    with pytest.raises(Refused, match="cannot make"):
+        await fabric.make(bridge(tunnel("172.20.0.2")))
+
+
+async def test_forty_bridges_at_once_all_stand(fabric: Fabric, switch: Switch) -> None:
+    wanted = [
+        Bridge(host=names.NODE, slice=f"s{vni}", vni=vni, ports=()) for vni in range(2000, 2040)
+    ]
+    async with asyncio.TaskGroup() as group:
+        for one in wanted:
+            group.create_task(fabric.make(one))
+    assert len(switch.vsctl("list-br").split()) == len(wanted)
+    inventory = await fabric.inventory(names.NODE)
+    assert {found.slice for found in inventory.bridges} == {one.slice for one in wanted}
+
+
+async def test_the_inventory_names_owners_of_bridges_and_ports(fabric: Fabric) -> None:
+    await fabric.make(bridge(tunnel("172.20.0.2"), link(10)))
+    inventory = await fabric.inventory(names.NODE)
+    assert [(found.name, found.slice, found.vni) for found in inventory.bridges] == [
+        ("ccf-1001", "demo", VNI)
+    ]
+    assert {(port.name, port.vm, port.bridge) for port in inventory.ports} == {
+        (tap(10), "vm-10", "ccf-1001"),
+        (names.tunnel(VNI, "172.20.0.2"), None, "ccf-1001"),
+    }
+
+
+async def test_a_frozen_switch_daemon_is_a_passing_error_and_the_repeat_succeeds(
+    switch: Switch, settings: Settings, fabric: Fabric
+) -> None:
+    hasty = Fabric(settings, timeout=0.3)
+    switch.freeze(signal.SIGSTOP)
+    try:
+        with pytest.raises(Transient, match="ovs-vswitchd has not applied"):
+            await hasty.make(bridge(link(10)))
+        with pytest.raises(Transient):
+            await hasty.make(bridge(link(10)))
+    finally:
+        switch.freeze(signal.SIGCONT)
+        await hasty.close()
+    await fabric.make(bridge(link(10)))
+    await fabric.probe(names.NODE)
+
+
+@pytest.mark.parametrize("address", ["tcp:127.0.0.1:6640", "ssl:127.0.0.1:6641"])
+async def test_the_database_is_reached_over_the_network(
+    address: str, settings: Settings, switch: Switch
+) -> None:
+    remote = settings.model_copy(
+        update={
+            "network_node": settings.network_node.model_copy(update={"ovsdb": address}),
+            "tls": settings.tls.model_copy(
+                update={
+                    "ca": str(switch.folder / "ca.pem"),
+                    "cert": str(switch.folder / "client.pem"),
+                    "key": str(switch.folder / "client-key.pem"),
+                }
+            ),
+        }
+    )
+    fabric = Fabric(remote)
+    await fabric.make(bridge(link(10)))
+    await fabric.remove(bridge())
+    await fabric.close()
+
+
+async def test_a_server_that_our_authority_did_not_sign_is_not_trusted(
+    settings: Settings, switch: Switch, tmp_path: Path
+) -> None:
+    (tmp_path / "ca.pem").write_bytes(Authority().cert)
+    tls = {
+        "ca": str(tmp_path / "ca.pem"),
+        "cert": str(switch.folder / "client.pem"),
+        "key": str(switch.folder / "client-key.pem"),
+    }
+    node = settings.network_node.model_copy(update={"ovsdb": "ssl:127.0.0.1:6641"})
+    fabric = Fabric(
+        settings.model_copy(
+            update={"network_node": node, "tls": settings.tls.model_copy(update=tls)}
+        )
+    )
+    with pytest.raises(Transient, match="certificate verify failed"):
+        await fabric.probe(names.NODE)
+
+
+# --- ports whose links come and go
+
+
+async def test_a_link_that_appears_after_its_row_carries_traffic(
+    fabric: Fabric, guests: tuple[Guest, Guest]
+) -> None:
+    one, two = guests
+    await fabric.make(bridge(link(10), link(11)))
+    one.start()
+    two.start()
+    assert one.reaches(two.address, within=2)
+
+
+async def test_a_vm_that_is_started_again_after_plug_carries_traffic_on_its_old_number(
+    fabric: Fabric, switch: Switch, guests: tuple[Guest, Guest]
+) -> None:
+    one, two = guests
+    one.start()
+    two.start()
+    await fabric.make(bridge(link(10), link(11)))
+    assert one.reaches(two.address, within=2)
+    number = switch.interface(one.name, "ofport")
+
+    one.stop()
+    await fabric.plug(ports(link(10)))  # before its start: the link is gone
+    one.start()
+    assert one.reaches(two.address, within=2)
+
+    one.stop()
+    one.start()
+    await asyncio.sleep(0.2)
+    assert not one.reaches(two.address, within=1)  # Open vSwitch 3.1 listens to the dead link
+    await fabric.plug(ports(link(10)))  # after its start
+    assert one.reaches(two.address, within=2)
+    assert switch.interface(one.name, "ofport") == number
+
+    before = switch.vsctl("get", "open_vswitch", ".", "next_cfg")
+    await fabric.plug(ports(link(10)))
+    assert switch.vsctl("get", "open_vswitch", ".", "next_cfg") == before
+
+
+async def test_ports_come_back_when_the_switch_daemon_restarts(
+    fabric: Fabric, switch: Switch, guests: tuple[Guest, Guest]
+) -> None:
+    one, two = guests
+    await fabric.make(bridge(link(10), link(11)))
+    one.start()
+    two.start()
+    assert one.reaches(two.address, within=2)
+    switch.kill()
+    switch.start()
+    assert one.reaches(two.address, within=5)
+    switch.kill()
+    one.stop()
+    one.start()
+    switch.start()
+    assert one.reaches(two.address, within=5)
+
+
+# --- the namespace
+
+
+def namespace(slice_name: str = "demo", address: str = "10.0.0.1/24") -> Namespace:
+    return Namespace(
+        slice=slice_name, vni=VNI, address=address, mac=names.mac("10.0.0.1", VNI), mtu=1450
+    )
+
+
+@pytest.fixture
+async def namespaces(settings: Settings, switch: Switch) -> AsyncIterator[Namespaces]:
+    namespaces = Namespaces(settings)
+    yield namespaces
+    await namespaces.close(namespace())
+
+
+async def test_opening_a_namespace_twice_gives_one_leg_with_address_mac_and_mtu(
+    namespaces: Namespaces, fabric: Fabric, guests: tuple[Guest, Guest]
+) -> None:
+    inside = ("ip", "-n", "ccf-1001", "-oneline")
+    await namespaces.open(namespace())
+    first = sh(*inside, "link", "show", "inside").split(":")[0]
+    await namespaces.open(namespace())
+    assert sh(*inside, "link", "show", "inside").split(":")[0] == first
+    assert "mtu 1450" in sh(*inside, "link", "show", "inside")
+    assert names.mac("10.0.0.1", VNI) in sh(*inside, "link", "show", "inside")
+    assert "tx-checksumming: off" in sh(
+        "ip", "netns", "exec", "ccf-1001", "ethtool", "-k", "inside"
+    )
+    port = Port(name=names.inside_port(VNI), kind="system")
+    await fabric.make(bridge(port, link(10)))
+    guests[0].start()
+    assert guests[0].reaches("10.0.0.1", within=2)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "ip -n ccf-1001 address flush dev inside",
+        "ip -n ccf-1001 address add 10.7.7.7/24 dev inside",
+        "ip -n ccf-1001 link set inside down mtu 1300",
+        "ip link set ccf-i-1001 down",
+        "ip link delete ccf-i-1001",
+        "ip -n ccf-1001 link set inside name lost",
+        "ip netns delete ccf-1001",
+        "umount /run/netns/ccf-1001",
+    ],
+)
+async def test_opening_completes_or_replaces_what_is_half_made(
+    damage: str, namespaces: Namespaces
+) -> None:
+    await namespaces.open(namespace())
+    sh(*damage.split())
+    await namespaces.open(namespace())
+    shown = sh("ip", "-n", "ccf-1001", "-oneline", "-4", "address", "show", "dev", "inside")
+    assert "10.0.0.1/24" in shown
+    assert "10.7.7.7" not in shown
+    assert "mtu 1450" in sh("ip", "-n", "ccf-1001", "link", "show", "inside")
+    assert ",UP" in sh("ip", "link", "show", "ccf-i-1001")
+
+
+async def test_closing_twice_leaves_nothing_though_a_stranger_sits_in_the_namespace(
+    namespaces: Namespaces, settings: Settings
+) -> None:
+    await namespaces.open(namespace())
+    stranger = begin("ip", "netns", "exec", "ccf-1001", "sleep", "60")
+    try:
+        for _ in range(2):
+            await namespaces.close(namespace())
+            assert "ccf-1001" not in sh("ip", "netns", "list")
+            assert "ccf-i-1001" not in sh("ip", "link", "show")
+        assert stranger.poll() is None
+        assert not (Path(settings.network_node.state) / str(VNI)).exists()
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+async def test_another_slices_namespace_is_refused_and_never_closed(
+    namespaces: Namespaces,
+) -> None:
+    await namespaces.open(namespace())
+    with pytest.raises(Refused, match="belongs to slice demo"):
+        await namespaces.open(namespace("other"))
+    await namespaces.close(namespace("other"))
+    assert "ccf-1001" in sh("ip", "netns", "list")
+
+
+# --- DHCP
+
+
+def dhcp(*octets: int, router: str | None = None, mtu: int = 1450) -> Dhcp:
+    return Dhcp(
+        slice="demo",
+        vni=VNI,
+        address="10.0.0.1/24",
+        mtu=mtu,
+        router=router,
+        leases=tuple(
+            Lease(mac=Guest(octet).mac, ip=f"10.0.0.{octet}", name=f"vm-{octet}")
+            for octet in octets
+        ),
+    )
+
+
+@pytest.fixture
+async def served(
+    settings: Settings, namespaces: Namespaces, fabric: Fabric
+) -> AsyncIterator[DhcpServers]:
+    await namespaces.open(namespace())
+    port = Port(name=names.inside_port(VNI), kind="system")
+    await fabric.make(bridge(port, link(10), link(11)))
+    servers = DhcpServers(settings)
+    yield servers
+    await servers.stop(dhcp())
+
+
+def ask(guest: Guest, folder: Path) -> dict[str, str] | None:
+    """Ask for a lease as busybox does; None when nobody answers."""
+    script = folder / "lease"
+    script.write_text('#!/bin/sh\n[ "$1" = bound ] && env > "$OUT"\nexit 0\n')
+    script.chmod(0o755)
+    answer = folder / "answer"
+    answer.unlink(missing_ok=True)
+    subprocess.run(
+        [
+            *("ip", "netns", "exec", guest.space, "busybox", "udhcpc", "-i", "eth0", "-n", "-q"),
+            *("-f", "-t", "4", "-T", "1", "-O", "mtu", "-O", "hostname", "-s", str(script)),
+        ],
+        capture_output=True,
+        check=False,
+        timeout=20,
+        env={**os.environ, "OUT": str(answer)},
+    )
+    if not answer.exists():
+        return None
+    return dict(line.split("=", 1) for line in answer.read_text().splitlines() if "=" in line)
+
+
+async def test_a_vm_gets_its_address_name_and_mtu_but_no_router_of_ours(
+    served: DhcpServers, guests: tuple[Guest, Guest], tmp_path: Path
+) -> None:
+    await served.serve(dhcp(10))
+    guests[0].start(address=False)
+    lease = ask(guests[0], tmp_path)
+    assert lease is not None
+    assert (lease["ip"], lease["hostname"], lease["mtu"]) == ("10.0.0.10", "vm-10", "1450")
+    assert "router" not in lease
+    assert "dns" not in lease
+    assert [given.ip for given in served.given(VNI)] == ["10.0.0.10"]
+
+
+async def test_leases_change_without_a_restart_and_back(
+    served: DhcpServers, settings: Settings, guests: tuple[Guest, Guest], tmp_path: Path
+) -> None:
+    one, two = guests
+    one.start(address=False)
+    two.start(address=False)
+    await served.serve(dhcp(10))
+    pid = (Path(settings.network_node.state) / "1001" / "pid").read_text()
+    change = DhcpChange(before=dhcp(10), after=dhcp(11))
+    for _ in range(2):
+        await served.change(change)
+    assert (ask(two, tmp_path) or {})["ip"] == "10.0.0.11"
+    assert ask(one, tmp_path) is None
+    for _ in range(2):
+        await served.change_back(change)
+    assert (ask(one, tmp_path) or {})["ip"] == "10.0.0.10"
+    assert (Path(settings.network_node.state) / "1001" / "pid").read_text() == pid
+
+
+async def test_other_options_restart_the_server_and_a_new_leg_is_served(
+    served: DhcpServers,
+    namespaces: Namespaces,
+    fabric: Fabric,
+    guests: tuple[Guest, Guest],
+    tmp_path: Path,
+) -> None:
+    guests[0].start(address=False)
+    await served.serve(dhcp(10))
+    await served.serve(dhcp(10, router="10.0.0.1", mtu=1400))
+    lease = ask(guests[0], tmp_path)
+    assert lease is not None
+    assert (lease["router"], lease["mtu"]) == ("10.0.0.1", "1400")
+    sh("ip", "link", "delete", names.inside_port(VNI))
+    await namespaces.open(namespace())
+    await fabric.plug(ports(Port(name=names.inside_port(VNI), kind="system")))
+    assert ask(guests[0], tmp_path) is not None
+
+
+async def test_a_restarted_ccfd_adopts_the_server_and_ends_it(
+    served: DhcpServers, settings: Settings
+) -> None:
+    await served.serve(dhcp(10))
+    place = Path(settings.network_node.state) / "1001"
+    pid = int((place / "pid").read_text())
+    assert os.getsid(pid) != os.getsid(0)
+    again = DhcpServers(settings)
+    await again.serve(dhcp(10))
+    assert int((place / "pid").read_text()) == pid
+    (place / "pid").unlink()  # found though its pid file was lost
+    await again.serve(dhcp(10, 11))
+    for _ in range(2):
+        await again.stop(dhcp())
+        assert list(place.iterdir()) == [place / "slice"]
+        assert not any(
+            "dnsmasq.conf" in line
+            for line in sh("ps", "-e", "-o", "stat,args").splitlines()
+            if str(place) in line and not line.startswith("Z")
+        )
+
+
+async def test_a_recycled_pid_is_never_signalled(served: DhcpServers, settings: Settings) -> None:
+    await served.serve(dhcp(10))
+    place = Path(settings.network_node.state) / "1001"
+    os.kill(int((place / "pid").read_text()), signal.SIGKILL)
+    stranger = begin("sleep", "60")
+    try:
+        (place / "pid").write_text(f"{stranger.pid}\n")
+        await served.serve(dhcp(10))
+        await served.stop(dhcp())
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+
+
+async def test_dhcp_without_a_namespace_is_refused(settings: Settings, switch: Switch) -> None:
+    with pytest.raises(Refused, match="open it first"):
+        await DhcpServers(settings).serve(dhcp())

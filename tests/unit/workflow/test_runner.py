@@ -1,0 +1,175 @@
+"""What a workflow does when steps fail, are slow, or cannot be undone."""
+
+import asyncio
+from typing import Any
+
+from ccfd.errors import Refused, Transient
+from tests.harness import Harness
+from tests.unit.handlers.test_slice_story import NOTHING, VM
+
+CREATE: dict[str, Any] = {"slice": "demo", "gateway": False, "vms": [{"name": "a", **VM}]}
+
+
+async def test_a_passing_error_is_tried_again(harness: Harness) -> None:
+    failures = [Transient("host_unreachable", "libvirtd restarts", retry_in=0.001)] * 3
+
+    async def trap(call: str, _args: Any) -> None:
+        if call == "domains.boot:before" and failures:
+            raise failures.pop()
+
+    harness.world.trap = trap
+    harness.runner._retries = 5  # noqa: SLF001 - the harness retries nothing by default
+    async with harness.running():
+        made = await harness.ask("slice.create", **CREATE)
+    assert made["outcome"] == "succeeded"
+    assert harness.watched.steps.count(("boot", "retrying")) == 3
+
+
+async def test_a_refusal_is_undone_at_once_in_reverse(harness: Harness) -> None:
+    async def trap(call: str, _args: Any) -> None:
+        if call == "domains.boot:before":
+            raise Refused("hypervisor_error", "no more memory")
+
+    harness.world.trap = trap
+    async with harness.running():
+        made = await harness.ask("slice.create", **CREATE)
+    assert made["error"]["code"] == "hypervisor_error"
+    assert made["compensated"] is True
+    undone = [name for name, status in harness.watched.steps if status == "undone"]
+    assert undone[0] == "boot"
+    assert set(undone[1:3]) == {"serve-dhcp", "make-disk"}
+    assert set(undone[3:]) == {"make-bridge", "open-namespace"}
+    assert harness.world.leftovers() == {}
+    assert await harness.claims() == NOTHING
+
+
+async def test_a_step_over_its_deadline_fails_with_timeout(harness: Harness) -> None:
+    async def trap(call: str, _args: Any) -> None:
+        if call == "dhcp.serve:before":
+            await asyncio.sleep(3600)
+
+    harness.world.trap = trap
+    harness.runner._step_timeout = 0.02  # noqa: SLF001 - a short deadline for a quick test
+    async with harness.running():
+        made = await harness.ask("slice.create", **CREATE)
+    assert made["error"]["code"] == "timeout"
+    assert harness.world.leftovers() == {}
+
+
+async def test_an_undo_that_cannot_be_done_is_stuck_and_keeps_its_claims(
+    harness: Harness,
+) -> None:
+    async def trap(call: str, _args: Any) -> None:
+        if call in {"domains.boot:before", "disks.remove:before"}:
+            raise Refused("hypervisor_error", "the pool is read-only")
+
+    harness.world.trap = trap
+    async with harness.running():
+        made = await harness.ask("slice.create", **CREATE)
+        assert made["outcome"] == "failed"
+        assert made["compensated"] is False
+        assert (await harness.claims())["cpu"] == 1
+
+        async def heal(_call: str, _args: Any) -> None:
+            return None
+
+        harness.world.trap = heal
+        gone = await harness.ask("slice.delete", slice="demo")
+        assert gone["outcome"] == "succeeded"
+    assert harness.world.leftovers() == {}
+    assert await harness.claims() == NOTHING
+
+
+async def test_a_deletion_that_fails_keeps_the_slice_deleting_until_it_is_repeated(
+    harness: Harness,
+) -> None:
+    async with harness.running():
+        await harness.ask("slice.create", **CREATE)
+
+        async def trap(call: str, _args: Any) -> None:
+            if call == "domains.destroy:before":
+                raise Transient("host_unreachable", "h1 is down")
+
+        async def heal(_call: str, _args: Any) -> None:
+            return None
+
+        harness.world.trap = trap
+        failed = await harness.ask("slice.delete", slice="demo")
+        assert failed["error"]["code"] == "host_unreachable"
+        assert failed["compensated"] is False
+        assert (await harness.claims())["cpu"] == 1
+        harness.world.trap = heal
+        assert (await harness.ask("slice.delete", slice="demo"))["outcome"] == "succeeded"
+    assert harness.world.leftovers() == {}
+    assert await harness.claims() == NOTHING
+
+
+async def test_a_defect_in_a_step_is_undone_and_named(harness: Harness) -> None:
+    async def trap(call: str, _args: Any) -> None:
+        if call == "domains.boot:before":
+            raise ZeroDivisionError
+
+    harness.world.trap = trap
+    async with harness.running():
+        made = await harness.ask("slice.create", **CREATE)
+    assert made["error"]["code"] == "internal"
+    assert harness.world.leftovers() == {}
+
+
+async def test_deleting_a_slice_cancels_its_creation(harness: Harness) -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def trap(call: str, _args: Any) -> None:
+        if call == "fabric.make:before":
+            reached.set()
+            await go_on.wait()
+
+    harness.world.trap = trap
+    async with harness.running():
+        creation = await harness.send("slice.create", **CREATE)
+        await reached.wait()
+        later = await harness.send("vm.create", slice="demo", **VM)
+        deletion = await harness.send("slice.delete", slice="demo")
+        go_on.set()
+        for request in (creation, later):
+            ended = await harness.terminal(request)
+            assert ended["error"]["code"] == "cancelled"
+            assert ended["compensated"] is True
+        assert (await harness.terminal(deletion))["outcome"] == "succeeded"
+    assert harness.world.leftovers() == {}
+
+
+async def test_requests_for_one_slice_run_in_stored_order(harness: Harness) -> None:
+    async with harness.running():
+        sent = [await harness.send("slice.create", **CREATE)]
+        for number in range(5):
+            sent.append(
+                await harness.send("vm.create", slice="demo", name=f"n{number}", **VM)
+            )
+        for request in sent:
+            assert (await harness.terminal(request))["outcome"] == "succeeded"
+    ended = [body["request_id"] for key, body in await harness.said() if "succeeded" in key]
+    assert ended == sent
+
+
+async def test_different_slices_run_side_by_side(harness: Harness) -> None:
+    inside = most = 0
+
+    async def trap(call: str, _args: Any) -> None:
+        nonlocal inside, most
+        if call == "domains.boot:before":
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.05)
+            inside -= 1
+
+    harness.world.trap = trap
+    async with harness.running():
+        sent = [
+            await harness.send("slice.create", **{**CREATE, "slice": f"s{n}"}) for n in range(6)
+        ]
+        made = [await harness.terminal(request) for request in sent]
+    assert {one["outcome"] for one in made} == {"succeeded"}
+    assert most > 1
+    assert len({one["result"]["subnet"] for one in made}) == 6
+    assert len({one["result"]["vni"] for one in made}) == 6
