@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 
 from ccfd.errors import CcfdError
 from ccfd.store.database import Transaction
-from ccfd.workflow.steps import Steps
+from ccfd.workflow.steps import Steps, adapter
 
 B = TypeVar("B", bound=BaseModel)
 P = TypeVar("P")
@@ -72,7 +72,7 @@ class Handler(ABC, Generic[B, P]):
 
     def read_plan(self, stored: dict[str, Any]) -> P:
         """Read the stored form of a plan."""
-        plan: P = TypeAdapter(self.plan).validate_python(stored)
+        plan: P = adapter(self.plan).validate_python(stored)
         return plan
 
 

@@ -6,12 +6,19 @@ it finds. So the names of effects and the fields of their arguments are never re
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter
 
 A = TypeVar("A")
 Value = dict[str, Any] | None
+
+
+@cache
+def adapter(kind: type[Any]) -> TypeAdapter[Any]:
+    """Return the reader of *kind*'s stored form; making one is slow, so each is made once."""
+    return TypeAdapter(kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,8 @@ class Effect(Generic[A]):
 
     def read(self, args: dict[str, Any]) -> A:
         """Make the argument of its stored form."""
-        return TypeAdapter(self.takes).validate_python(args)
+        made: A = adapter(self.takes).validate_python(args)
+        return made
 
 
 Effects = dict[str, Effect[Any]]
