@@ -12,7 +12,12 @@ import typer
 from ccfd import settings
 from ccfd.errors import CcfdError
 
-application = typer.Typer(add_completion=False, no_args_is_help=True, help="The CCF daemon.")
+application = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="The CCF daemon.",
+)
 Config = Annotated[Path, typer.Option("--config", help="The settings.")]
 
 

@@ -116,11 +116,14 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
     def steps(self, plan: CreatePlan) -> Steps:
         """List what will happen, in order."""
         planned, layout = plan.slice, self._layout
+        node, *others = layout.bridges(planned)
         return in_order(
-            each("make-bridge", layout.bridges(planned))
-            + each("open-namespace", [layout.namespace(planned)])
+            each("open-namespace", [layout.namespace(planned)])
+            + each("make-bridge", others)
             + each("fetch-image", layout.images(planned.vms)),
-            each("serve-dhcp", layout.dhcp(planned))
+            # The node's bridge comes after the namespace: a leg made anew needs plugging in.
+            each("make-bridge", [node])
+            + each("serve-dhcp", layout.dhcp(planned))
             + each("make-disk", layout.disks(planned, planned.vms)),
             each("boot", layout.machines(planned, planned.vms)),
         )

@@ -84,7 +84,7 @@ async def _take_place(
     for net in await networks.serving(1, island, transaction):
         opened = await transaction.one(
             select(block)
-            .where(block.c.network == net.cidr, block.c.size == size, ~block.c.full)
+            .where(block.c.network == net.cidr, block.c.size == size, ~block.c.is_full)
             .order_by(block.c.network, block.c.size, block.c.number)
             .limit(1)
             .with_for_update(skip_locked=True)
@@ -95,7 +95,7 @@ async def _take_place(
             await transaction.execute(
                 update(block)
                 .where(block.c.network == net.cidr, block.c.number == number)
-                .values(used=used, full=places.is_full(used, size))
+                .values(used=used, is_full=places.is_full(used, size))
             )
         else:
             fresh = await pools.take(networks.pool_of(net.cidr), f"size:{size}", transaction)
@@ -108,7 +108,7 @@ async def _take_place(
                     number=number,
                     size=size,
                     used=used,
-                    full=places.is_full(used, size),
+                    is_full=places.is_full(used, size),
                 )
             )
         first = places.first_address(net.first, number, place, size)
@@ -197,7 +197,7 @@ async def _free_place(row: Row[Any], transaction: Transaction) -> None:
     used = places.without_place(held.used, row.place)
     here = (block.c.network == row.network, block.c.number == row.block)
     if used:
-        await transaction.execute(update(block).where(*here).values(used=used, full=False))
+        await transaction.execute(update(block).where(*here).values(used=used, is_full=False))
     else:
         await transaction.execute(delete(block).where(*here))
         await pools.give_back(networks.pool_of(row.network), row.block, transaction)

@@ -1,4 +1,4 @@
-"""Which OVSDB operations turn a switch's bridge into what the slice wants? Pure decisions.
+"""Decides which OVSDB operations turn a switch's bridge into what the slice wants.
 
 Each function looks at what is wanted and at a `Snapshot` of the rows and lists the operations of
 one transaction; none means: it is so already. The first is a `wait` for the bridge to be as it was
@@ -155,7 +155,7 @@ def datapath_id(vni: int, host: str) -> str:
 
 
 def hardware_address(vni: int, host: str) -> str:
-    """Return the bridge's own MAC: locally administered unicast, not of the form of VMs' (`02:`)."""
+    """Return the bridge's own MAC: locally administered unicast, unlike VMs' (`02:`)."""
     digest = hashlib.sha256(f"{vni}/{host}".encode()).digest()
     return ":".join(f"{byte:02x}" for byte in (0x06, *digest[:5]))
 
@@ -256,7 +256,7 @@ def _join(
     )
     for port in ports:
         if port not in missing:
-            _correct_port(wanted, switch, seen, port, interfaces[port.name], change)
+            _correct_port(wanted, switch, seen, port, interfaces[port.name], change=change)
     if missing:
         added = _insert_ports(wanted, switch, seen, missing, change)
         change.ops.append(_mutate_ports(seen.bridge, "insert", ["set", added]))
@@ -362,6 +362,7 @@ def _correct_port(
     seen: Snapshot,
     port: Port | _Local,
     present: InterfaceRow,
+    *,
     change: Change,
 ) -> None:
     columns = _interface_columns(wanted, switch, port, present)

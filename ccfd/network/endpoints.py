@@ -1,4 +1,4 @@
-"""Where is an OVSDB server, as the settings write it: `unix:PATH`, `tcp:HOST:PORT`, `ssl:…`?"""
+"""Tells where an OVSDB server is: `unix:PATH`, `tcp:HOST:PORT` or `ssl:HOST:PORT`."""
 
 import ssl
 from dataclasses import dataclass

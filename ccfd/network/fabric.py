@@ -1,4 +1,4 @@
-"""How do a slice's bridges and ports come into being on the hosts' switches, and go again?"""
+"""Makes a slice's bridges and ports on the hosts' switches, and removes them."""
 
 from collections.abc import Callable
 

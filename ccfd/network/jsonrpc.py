@@ -1,4 +1,4 @@
-"""How is a byte stream cut into JSON-RPC messages? Without any I/O.
+"""Cuts a byte stream into JSON-RPC messages, without any I/O.
 
 OVSDB's messages follow each other with nothing between them (RFC 7047, section 4; JSON-RPC 1.0).
 """

@@ -1,4 +1,4 @@
-"""How do we talk to an Open vSwitch database? JSON-RPC over a UNIX socket, TCP or TLS (RFC 7047).
+"""Talks to an Open vSwitch database: JSON-RPC over a UNIX socket, TCP or TLS (RFC 7047).
 
 An asyncio protocol rather than streams: what comes is dealt with in a callback, so there is no
 reader task to own. A connection is made when a call needs one, and again after it was lost.
@@ -12,7 +12,7 @@ from typing import Any
 import structlog
 
 from ccfd.errors import CcfdError, Refused, Transient
-from ccfd.network.endpoints import Tcp, Unix, parse, tls_context
+from ccfd.network.endpoints import Unix, parse, tls_context
 from ccfd.network.jsonrpc import BadStreamError, Framer, Message, encode
 from ccfd.settings import Tls
 
@@ -210,6 +210,7 @@ class _Connection(asyncio.Protocol):
         self._waiting: set[tuple[int, asyncio.Future[None]]] = set()
         self._cur_cfg = -1
         self._heard = False
+        self._asked = False
         self._timer: asyncio.TimerHandle | None = None
 
     # --- what asyncio calls
@@ -309,8 +310,6 @@ class _Connection(asyncio.Protocol):
         self._heard = False
         self._timer = asyncio.get_running_loop().call_later(self._probe, self._look)
 
-    _asked = False
-
     def _end(self, why: str) -> None:
         if self.lost:
             return
@@ -321,6 +320,3 @@ class _Connection(asyncio.Protocol):
         for future in futures:
             if not future.done():
                 future.set_exception(ConnectionError(why))
-
-
-__all__ = ["IN_FLIGHT", "Operation", "OperationError", "Ovsdb", "Result", "Tcp", "Unix"]

@@ -1,4 +1,4 @@
-"""What do the rows of an Open vSwitch database say, and how are values written into them?
+"""Reads the rows of an Open vSwitch database, and writes values as it wants them.
 
 RFC 7047, section 5.1, writes a value with one member bare, others as `["set", […]]` and
 `["map", […]]`; the columns are those of ovs-vswitchd.conf.db(5).

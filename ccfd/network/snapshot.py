@@ -1,4 +1,4 @@
-"""What does a switch's database hold at the moment: of one bridge, or of all that is ours?"""
+"""Reads what a switch's database holds at the moment: of one bridge, or of all that is ours."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

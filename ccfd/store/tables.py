@@ -26,7 +26,6 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeDecorator
 
 
@@ -52,7 +51,7 @@ class UtcTime(TypeDecorator[datetime]):
         return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+Json = JSON(none_as_null=True)
 # SQLite gives out row numbers by itself only for a column of type INTEGER.
 Serial = BigInteger().with_variant(Integer, "sqlite")
 
@@ -188,7 +187,7 @@ block = Table(
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("size", Integer, nullable=False),
     Column("used", Integer, nullable=False),
-    Column("full", Boolean, nullable=False),
+    Column("is_full", Boolean, nullable=False),
     UniqueConstraint("network", "number", "size"),
     CheckConstraint("size IN (8, 16, 32, 64)", name="size"),
     CheckConstraint("used > 0", name="not_empty"),
@@ -198,8 +197,8 @@ Index(
     block.c.network,
     block.c.size,
     block.c.number,
-    postgresql_where=text("NOT full"),
-    sqlite_where=text("NOT full"),
+    postgresql_where=text("NOT is_full"),
+    sqlite_where=text("NOT is_full"),
 )
 
 subnet = Table(

@@ -1,12 +1,15 @@
-"""What of libvirt does ccfd use, and with which types?
+"""What ccfd uses of libvirt, with types.
 
 libvirt-python is generated from C and carries no types: this is the only file that imports it.
 Every function here blocks: it belongs in a lane's thread. Names are libvirt's own
 (https://libvirt.org/html/libvirt-libvirt-domain.html, …-storage.html, …-stream.html).
 """
 
+# ruff: noqa: N802, D102 - the protocols repeat libvirt's names; its pages document them
+
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final, Protocol, cast
 
 import libvirt
@@ -73,8 +76,8 @@ class Volume(Protocol):
 
     def name(self) -> str: ...
     def path(self) -> str: ...
-    def XMLDesc(self, flags: int = 0) -> str: ...  # noqa: N802 - libvirt's name
-    def infoFlags(self, flags: int = 0) -> list[int]: ...  # noqa: N802
+    def XMLDesc(self, flags: int = 0) -> str: ...
+    def infoFlags(self, flags: int = 0) -> list[int]: ...
     def delete(self, flags: int = 0) -> int: ...
     def upload(self, stream: Stream, offset: int, length: int, flags: int = 0) -> int: ...
     def download(self, stream: Stream, offset: int, length: int, flags: int = 0) -> int: ...
@@ -84,90 +87,77 @@ class Pool(Protocol):
     """A virStoragePool; `info` gives [state, capacity, allocation, available] in bytes."""
 
     def name(self) -> str: ...
-    def isActive(self) -> int: ...  # noqa: N802
-    def XMLDesc(self, flags: int = 0) -> str: ...  # noqa: N802
+    def isActive(self) -> int: ...
+    def XMLDesc(self, flags: int = 0) -> str: ...
     def build(self, flags: int = 0) -> int: ...
     def create(self, flags: int = 0) -> int: ...
     def refresh(self, flags: int = 0) -> int: ...
-    def setAutostart(self, autostart: int) -> int: ...  # noqa: N802
+    def setAutostart(self, autostart: int) -> int: ...
     def info(self) -> list[int]: ...
-    def createXML(self, xml: str, flags: int = 0) -> Volume: ...  # noqa: N802
-    def storageVolLookupByName(self, name: str) -> Volume: ...  # noqa: N802
-    def listAllVolumes(self, flags: int = 0) -> list[Volume]: ...  # noqa: N802
+    def createXML(self, xml: str, flags: int = 0) -> Volume: ...
+    def storageVolLookupByName(self, name: str) -> Volume: ...
+    def listAllVolumes(self, flags: int = 0) -> list[Volume]: ...
 
 
 class Domain(Protocol):
     """A virDomain; `state` gives [state, reason]."""
 
     def name(self) -> str: ...
-    def UUIDString(self) -> str: ...  # noqa: N802
-    def XMLDesc(self, flags: int = 0) -> str: ...  # noqa: N802
-    def isActive(self) -> int: ...  # noqa: N802
-    def isPersistent(self) -> int: ...  # noqa: N802
+    def UUIDString(self) -> str: ...
+    def XMLDesc(self, flags: int = 0) -> str: ...
+    def isActive(self) -> int: ...
+    def isPersistent(self) -> int: ...
     def state(self, flags: int = 0) -> list[int]: ...
     def metadata(self, kind: int, uri: str, flags: int = 0) -> str: ...
     def create(self) -> int: ...
     def resume(self) -> int: ...
-    def pMWakeup(self, flags: int = 0) -> int: ...  # noqa: N802
+    def pMWakeup(self, flags: int = 0) -> int: ...
     def destroy(self) -> int: ...
-    def undefineFlags(self, flags: int = 0) -> int: ...  # noqa: N802
+    def undefineFlags(self, flags: int = 0) -> int: ...
 
 
 class Connection(Protocol):
     """A virConnect."""
 
-    def isAlive(self) -> int: ...  # noqa: N802
-    def getLibVersion(self) -> int: ...  # noqa: N802
-    def getInfo(self) -> list[Any]: ...  # noqa: N802
-    def getMemoryStats(self, cell: int, flags: int = 0) -> dict[str, int]: ...  # noqa: N802
-    def getCapabilities(self) -> str: ...  # noqa: N802
-    def newStream(self, flags: int = 0) -> Stream: ...  # noqa: N802
-    def defineXML(self, xml: str) -> Domain: ...  # noqa: N802
-    def lookupByUUIDString(self, uuid: str) -> Domain: ...  # noqa: N802
-    def listAllDomains(self, flags: int = 0) -> list[Domain]: ...  # noqa: N802
-    def storagePoolLookupByName(self, name: str) -> Pool: ...  # noqa: N802
-    def storagePoolLookupByTargetPath(self, path: str) -> Pool: ...  # noqa: N802
-    def listAllStoragePools(self, flags: int = 0) -> list[Pool]: ...  # noqa: N802
-    def storagePoolDefineXML(self, xml: str, flags: int = 0) -> Pool: ...  # noqa: N802
-    def unregisterCloseCallback(self) -> int: ...  # noqa: N802
+    def isAlive(self) -> int: ...
+    def getLibVersion(self) -> int: ...
+    def getInfo(self) -> list[Any]: ...
+    def getMemoryStats(self, cell: int, flags: int = 0) -> dict[str, int]: ...
+    def getCapabilities(self) -> str: ...
+    def newStream(self, flags: int = 0) -> Stream: ...
+    def defineXML(self, xml: str) -> Domain: ...
+    def lookupByUUIDString(self, uuid: str) -> Domain: ...
+    def listAllDomains(self, flags: int = 0) -> list[Domain]: ...
+    def storagePoolLookupByName(self, name: str) -> Pool: ...
+    def storagePoolLookupByTargetPath(self, path: str) -> Pool: ...
+    def listAllStoragePools(self, flags: int = 0) -> list[Pool]: ...
+    def storagePoolDefineXML(self, xml: str, flags: int = 0) -> Pool: ...
     def close(self) -> int: ...
 
 
-OnClose = Callable[[int], None]
-"""Called in libvirt's event thread with virConnectCloseReason: 0 error, 1 EOF, 2 keepalive."""
-
-Connect = Callable[[str, OnClose], Connection]
+Connect = Callable[[str], Connection]
 
 _started = threading.Lock()
 _event_thread: threading.Thread | None = None
 
 
-def connect(uri: str, on_close: OnClose) -> Connection:
-    """Open *uri* with keepalive; block without limit when its libvirtd is frozen.
+def connect(uri: str) -> Connection:
+    """Open *uri* with keepalive; block without limit while its libvirtd is frozen.
 
     Without a running event loop libvirt answers no keepalive and drops the connection
-    (virConnectSetKeepAlive), so the loop is started first.
+    (virConnectSetKeepAlive), so the loop is started first. There is no close callback: it would
+    hold a reference that keeps a closed connection open, and `isAlive` tells the same.
     """
     start_event_loop()
     connection = libvirt.open(uri)
-    try:
-        connection.registerCloseCallback(_closed, on_close)
-        connection.setKeepAlive(*KEEPALIVE)
-    except libvirt.libvirtError as exc:
-        # Drivers without a wire (test:///default) know neither.
-        if exc.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
-            connection.close()
-            raise
+    connection.setKeepAlive(*KEEPALIVE)
     return cast("Connection", connection)
 
 
 def disconnect(connection: Connection) -> None:
-    """Close *connection*: the callback holds a reference that would keep it open."""
-    for end in (connection.unregisterCloseCallback, connection.close):
-        try:
-            end()
-        except LibvirtError:
-            continue  # it is gone already, which is what was wanted
+    """Close *connection*; it must be in no other thread's hands."""
+    with suppress(LibvirtError):  # gone already, which is what was wanted
+        connection.close()
 
 
 def start_event_loop() -> None:
@@ -198,10 +188,6 @@ def error_domain(exc: BaseException) -> int:
 def _run_events() -> None:
     while True:
         libvirt.virEventRunDefaultImpl()
-
-
-def _closed(_connection: object, reason: int, on_close: OnClose) -> None:
-    on_close(reason)
 
 
 def _silent(_opaque: object, _error: object) -> None:

@@ -1,14 +1,14 @@
-"""Is it worth calling this host now?"""
+"""Whether it is worth calling a host now."""
 
 from dataclasses import dataclass
 
-REST = 1.0
+REST = 2.0
 """Seconds between two attempts at a host that is down."""
 
 
 @dataclass(slots=True)
 class Breaker:
-    """Open while a host is down: calls fail at once, and one of them a while may try.
+    """Open while a host is down: calls fail at once, except that once a rest they may try.
 
     Times are the caller's, in seconds; the breaker has no clock.
     """
@@ -22,22 +22,13 @@ class Breaker:
         return self._next_try is None
 
     def trip(self, now: float, *, rested: bool = False) -> None:
-        """Take the host to be down; with *rested* the next caller may try at once."""
+        """Take the host to be down; with *rested* it may be tried at once."""
         self._next_try = now if rested else now + self.rest
 
     def reset(self) -> None:
         """Take the host to be up."""
         self._next_try = None
 
-    def claim_try(self, now: float) -> bool:
-        """Tell whether the caller may try the host; everybody else waits another rest."""
-        if self._next_try is None:
-            return True
-        if now < self._next_try:
-            return False
-        self._next_try = now + self.rest
-        return True
-
     def retry_in(self, now: float) -> float:
-        """Return the seconds until somebody may try again."""
+        """Return the seconds until the host may be tried again."""
         return 0.0 if self._next_try is None else max(0.0, self._next_try - now)

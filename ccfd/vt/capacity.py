@@ -1,11 +1,11 @@
-"""How much does a host have to give, and can it run KVM guests?"""
+"""How much a host has to give, and whether it runs KVM guests."""
 
 from dataclasses import dataclass
 
 from ccfd.settings import Host, Hypervisor
 from ccfd.vt import markup, pools
 from ccfd.vt.domain_xml import DomainType
-from ccfd.vt.lane import Session
+from ccfd.vt.session import Session
 
 _ALL_CELLS = -1  # VIR_NODE_MEMORY_STATS_ALL_CELLS
 _KIB_IN_MIB = 1024
@@ -45,7 +45,7 @@ def domain_type(session: Session, settings: Hypervisor) -> DomainType:
 
 
 def offers_kvm(capabilities: str) -> bool:
-    """Read https://libvirt.org/formatcaps.html: is there a kvm domain type for x86_64?"""
+    """Tell whether https://libvirt.org/formatcaps.html has a kvm domain type for x86_64."""
     return any(
         arch.find("domain[@type='kvm']") is not None
         for arch in markup.parse(capabilities).findall("guest/arch[@name='x86_64']")

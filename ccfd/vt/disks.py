@@ -1,4 +1,4 @@
-"""How does a VM get its disk and its seed?"""
+"""How a VM gets its disk and its seed."""
 
 from collections.abc import Mapping
 
@@ -6,9 +6,12 @@ from ccfd.errors import Refused
 from ccfd.model import names
 from ccfd.model.vm import Disk
 from ccfd.vt import api, images, pools, seed, volumes
-from ccfd.vt.lane import Lane, Session
+from ccfd.vt.lane import Lane
+from ccfd.vt.session import Session
 
 _BYTES_IN_GIB = 1 << 30
+_EMPTY_OVERLAY = 3 << 16
+"""Bytes of an overlay with nothing in it: header, refcount table and block, a cluster each."""
 
 
 class Disks:
@@ -55,8 +58,9 @@ def _overlay(session: Session, pool: api.Pool, disk: Disk, base: str) -> None:
     name = names.disk_volume(disk.vm)
     present = volumes.find(pool, name)
     if present is not None:
+        whole = volumes.length(present) >= _EMPTY_OVERLAY
         same_size = present.infoFlags()[1] == capacity(disk)
-        if same_size and volumes.backing_path(present) == base:
+        if whole and same_size and volumes.backing_path(present) == base:
             return
         volumes.delete(session, pool, name)
     volumes.create(session, pool, name, volumes.overlay(name, capacity(disk), base))

@@ -1,4 +1,4 @@
-"""What does a VM's libvirt domain look like?
+"""What a VM's libvirt domain looks like.
 
 Elements in the order of https://libvirt.org/formatdomain.html.
 """

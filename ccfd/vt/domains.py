@@ -1,7 +1,8 @@
-"""How does a VM's domain come to run on its host, and go?"""
+"""How a VM's domain comes to run on its host, and goes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ccfd.errors import Refused, Transient
@@ -9,7 +10,8 @@ from ccfd.model.vm import Machine
 from ccfd.settings import Hypervisor
 from ccfd.vt import api, domain_xml, faults, metadata
 from ccfd.vt.capacity import domain_type
-from ccfd.vt.lane import Lane, Session
+from ccfd.vt.lane import Lane
+from ccfd.vt.session import Session
 
 STATES = {
     0: "running",  # VIR_DOMAIN_NOSTATE: a driver that cannot tell
@@ -116,7 +118,7 @@ def _destroy(session: Session, vm: str) -> None:
         faults.unless(_GONE_OR_IDLE, domain.destroy)
         # A transient domain is gone by now; a persistent one is only defined.
         session.check()
-        faults.unless(_GONE, lambda found=domain: found.undefineFlags(api.UNDEFINE_ALL))
+        faults.unless(_GONE, partial(domain.undefineFlags, api.UNDEFINE_ALL))
     raise Transient("hypervisor_error", f"domain of VM {vm} on host {session.host} keeps returning")
 
 

@@ -1,4 +1,4 @@
-"""Which of libvirt's errors mean "try again", which "never", and which "not there"?"""
+"""Which of libvirt's errors mean "try again", which "never", and which "not there"."""
 
 from collections.abc import Callable
 from typing import TypeVar

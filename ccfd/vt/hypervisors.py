@@ -1,4 +1,4 @@
-"""What does the daemon hold of libvirt? One lane a host, and the drivers that share them."""
+"""What the daemon holds of libvirt: one lane a host, and the drivers that share them."""
 
 import asyncio
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where do base images come from?"""
+"""Where base images come from."""
 
 import asyncio
 import hashlib

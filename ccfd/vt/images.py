@@ -1,4 +1,4 @@
-"""How does a base image get to a host, whole and once?
+"""How a base image gets to a host, whole and once.
 
 libvirt's storage API has no rename, so a volume cannot be finished under one name and shown
 under another. The volume `ccf-image-<checksum>` is therefore complete only when a second, empty
@@ -16,7 +16,8 @@ from ccfd.model import names
 from ccfd.model.vm import Image, ImageOnHost
 from ccfd.vt import api, pools, volumes
 from ccfd.vt.image_source import ImageSource
-from ccfd.vt.lane import Lane, Session
+from ccfd.vt.lane import Lane
+from ccfd.vt.session import Session
 
 MARK = ".ok"
 _READ = 1 << 20
@@ -78,7 +79,7 @@ def _transfer(session: Session, directory: str, image: Image, path: Path) -> Non
         volumes.delete(session, pool, name)
         volume = None
     if volume is None:
-        volume = volumes.create(session, pool, name, volumes.plain(name))
+        volume = volumes.adopt(session, pool, name, volumes.plain(name))
     sent = hashlib.sha256()
     try:
         volumes.upload(session, volume, _read(path, sent))
@@ -99,7 +100,7 @@ def _transfer(session: Session, directory: str, image: Image, path: Path) -> Non
         raise Transient(
             "hypervisor_error", f"image {image.name} arrived damaged on host {session.host}"
         )
-    volumes.create(session, pool, name + MARK, volumes.plain(name + MARK))
+    volumes.adopt(session, pool, name + MARK, volumes.plain(name + MARK))
 
 
 def _read(path: Path, digest: "hashlib._Hash") -> Iterator[bytes]:

@@ -1,6 +1,6 @@
-"""How does ccfd talk to one host's libvirt without one host's trouble becoming another's?
+"""How ccfd talks to one host's libvirt without its trouble becoming another host's.
 
-A lane is one connection, a bound on calls at once, a deadline for each, and a memory of those
+A lane is a few connections, a bound on calls at once, a deadline for each, and a memory of those
 that did not come back: what a frozen host does when it wakes must not land after an undo
 (docs/adr/0005).
 """
@@ -16,6 +16,8 @@ import structlog
 from ccfd.errors import CcfdError, Transient
 from ccfd.vt import api, faults, threads
 from ccfd.vt.breaker import Breaker
+from ccfd.vt.connections import Connections
+from ccfd.vt.session import Session
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -27,38 +29,13 @@ CONNECT_WITHIN = 10.0
 PROBE_WITHIN = 2.0
 """Seconds that a probe may take."""
 GRACE = 1.0
-"""Seconds of quiet after a connection that was lost under a running call.
+"""Seconds of quiet after a connection was lost under a running call.
 
-What that call asked for may lie unread in libvirtd's socket. libvirtd reads sockets in turn and
-starts jobs in the order it read them, so by then a new connection's calls come after it.
+What that call asked for may lie unread in libvirtd's socket. libvirtd reads its sockets in turn
+and starts jobs in the order it read them, so by then what is asked anew comes after it.
 """
 MOST_LATE = 32
 """Calls that may be out at once beyond their deadline; more would only pile up threads."""
-
-
-class AbandonedError(Exception):
-    """Nobody waits for this call any more: it stops before its next effect."""
-
-
-class Session:
-    """What a blocking function in a lane works with; it never leaves the function's thread."""
-
-    def __init__(self, host: str, connection: api.Connection) -> None:
-        self.host = host
-        self.connection = connection
-        self._abandoned = Event()
-
-    def check(self) -> None:
-        """Come before each effect: raise `AbandonedError` once the caller's deadline is over."""
-        if self._abandoned.is_set():
-            raise AbandonedError
-
-    def abandon(self) -> None:
-        """Let the function stop at its next `check`."""
-        self._abandoned.set()
-
-
-Work = Callable[Concatenate[Session, P], T]
 
 
 class Lane:
@@ -75,13 +52,9 @@ class Lane:
     ) -> None:
         self.host = host
         self.call_timeout = call_timeout
-        self._uri = uri
-        self._connect = connect
+        self._connections = Connections(partial(connect, uri))
         self._permits = asyncio.Semaphore(concurrency)
         self._breaker = Breaker()
-        self._connection: api.Connection | None = None
-        self._lost = Event()
-        self._opening: threads.Job[api.Connection] | None = None
         self._probing: threads.Job[int] | None = None
         self._late: dict[threads.Job[object], str | None] = {}
         self._uncertain = False
@@ -124,9 +97,10 @@ class Lane:
             await self._settled(subject, deadline)
             connection = await self._connected(deadline)
             await asyncio.sleep(max(0.0, self._quiet_until - self._now()))
-            session = Session(self.host, connection)
-            job = threads.start(f"libvirt-{self.host}", partial(work, session, *args, **kwargs))
-            return await self._outcome(session, job, subject, deadline)
+            abandoned = Event()
+            session = Session(self.host, connection, abandoned)
+            job = self._start(partial(self._use, session, partial(work, session, *args, **kwargs)))
+            return await self._outcome(abandoned, job, subject, deadline)
 
     async def settled(self, subject: str | None = None, within: float | None = None) -> None:
         """Wait until no call on *subject* (None: on anything) is out beyond its deadline.
@@ -138,43 +112,47 @@ class Lane:
         await self._settled(subject, self._now() + limit, everything=subject is None)
 
     async def probe(self, within: float = PROBE_WITHIN) -> bool:
-        """Ask the host for its libvirt version; tell whether it answered within the seconds."""
+        """Ask the host for its libvirt version; tell whether it answered within the seconds.
+
+        All callers share one question: a host that hangs costs one thread, however often it is
+        asked.
+        """
         deadline = self._now() + within
-        try:
-            connection = await self._connected(deadline)
-        except Transient:
+        self._collect()
+        if self._closed:
             return False
         if self._probing is None or self._probing.done():
-            self._probing = threads.start(f"libvirt-{self.host}", connection.getLibVersion)
+            self._probing = self._start(self._ask)
         probing = self._probing
-        if await threads.finished(probing, deadline - self._now()) and isinstance(
-            probing.result(), threads.Returned
-        ):
-            self._up()
-            return True
-        self._down("no answer to a probe")
-        return False
+        if not await threads.finished(probing, deadline - self._now()):
+            self._down("no answer to a probe")
+            return False
+        outcome = probing.result()
+        if isinstance(outcome, threads.Raised):
+            self._failed(outcome.error)
+            return False
+        self._up()
+        return True
 
     async def close(self, within: float = PROBE_WITHIN) -> None:
-        """Close the connection, waiting no longer than so many seconds for the host."""
+        """Close the connections, waiting no longer than so many seconds for the host.
+
+        One that a call is still using is closed when the call comes back.
+        """
         self._closed = True
-        if self._opening is not None:
-            self._opening.add_done_callback(self._close_opened)
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            await threads.finished(self._dropping(connection), within)
+        await threads.finished(self._start(self._connections.close), within)
 
     async def _outcome(
-        self, session: Session, job: threads.Job[T], subject: str | None, deadline: float
+        self, abandoned: Event, job: threads.Job[T], subject: str | None, deadline: float
     ) -> T:
         """Collect what *job* came back with; remember it if it did not."""
         try:
             done = await threads.finished(job, deadline - self._now())
         except asyncio.CancelledError:
-            self._remember(session, job, subject)
+            self._remember(abandoned, job, subject)
             raise
         if not done:
-            self._remember(session, job, subject)
+            self._remember(abandoned, job, subject)
             self._down("a call did not come back within its deadline", rested=True)
             raise faults.unreachable(self.host, "a call did not come back within its deadline")
         outcome = job.result()
@@ -187,14 +165,14 @@ class Lane:
         if not isinstance(error, api.LibvirtError):
             return error
         if faults.is_unreachable(error):
-            self._uncertain = True
+            self._lost(str(error))
         fault = faults.translate(self.host, error)
         fault.__cause__ = error
         return fault
 
-    def _remember(self, session: Session, job: threads.Job[T], subject: str | None) -> None:
+    def _remember(self, abandoned: Event, job: threads.Job[T], subject: str | None) -> None:
         """Keep a call whose caller has gone, until its thread comes back."""
-        session.abandon()
+        abandoned.set()
         self._late[job] = subject  # type: ignore[index]  # a Future is invariant; only done() is asked
 
     def _collect(self) -> None:
@@ -203,12 +181,12 @@ class Lane:
             del self._late[job]
             outcome = job.result()
             if isinstance(outcome, threads.Raised) and faults.is_unreachable(outcome.error):
-                self._uncertain = True
+                self._lost(str(outcome.error))
             else:
                 self._up()
 
     def _refuse_when_down(self) -> None:
-        """Fail at once while the host is down and it is nobody's turn to try."""
+        """Fail at once while the host is down and was tried a moment ago."""
         self._collect()
         if self._closed:
             raise Transient("cancelled", f"the connection to host {self.host} is closed")
@@ -219,11 +197,10 @@ class Lane:
             raise faults.unreachable(self.host, f"{MOST_LATE} calls have not come back", GRACE)
 
     async def _admit(self, deadline: float) -> None:
-        """Let the call pass when the host is up, or when its turn to try ends well."""
+        """Let the call pass when the host is up, or when a probe, shared by all, shows it."""
         self._refuse_when_down()
         if self._breaker.closed:
             return
-        self._breaker.claim_try(self._now())
         if not await self.probe(min(PROBE_WITHIN, deadline - self._now())):
             raise faults.unreachable(
                 self.host, "it does not answer", self._breaker.retry_in(self._now())
@@ -244,73 +221,69 @@ class Lane:
         self._collect()
 
     async def _connected(self, deadline: float) -> api.Connection:
-        """Return the connection, opened anew if it was lost; all callers share one attempt.
-
-        Opening hangs without limit when libvirtd is frozen: the thread stays, later callers
-        join it.
-        """
-        current = self._connection
-        if current is not None and not self._lost.is_set() and current.isAlive():
-            return current
-        if self._opening is None:
-            if current is not None:
-                self._connection = None
-                self._dropping(current)
-            self._lost = Event()
-            self._opening = threads.start(
-                f"libvirt-{self.host}", partial(self._connect, self._uri, self._on_close())
-            )
-        opening = self._opening
-        if not await threads.finished(opening, min(CONNECT_WITHIN, deadline - self._now())):
+        """Take a connection for one call; a new one is opened in a thread, which may hang."""
+        idle = self._connections.idle()
+        if idle is not None:
+            return idle
+        opening = self._start(self._connections.open)
+        try:
+            done = await threads.finished(opening, min(CONNECT_WITHIN, deadline - self._now()))
+        except asyncio.CancelledError:
+            opening.add_done_callback(self._keep)
+            raise
+        if not done:
+            opening.add_done_callback(self._keep)
             self._down("connecting takes too long")
             raise faults.unreachable(self.host, "connecting takes too long", self._breaker.rest)
-        return self._adopt(opening)
-
-    def _adopt(self, opening: threads.Job[api.Connection]) -> api.Connection:
-        """Make the outcome of *opening* the lane's, once."""
-        first = self._opening is opening
-        if first:
-            self._opening = None
-        outcome = opening.result()
-        if isinstance(outcome, threads.Raised):
-            if isinstance(outcome.error, CcfdError | api.LibvirtError):
-                self._down(str(outcome.error))
-                raise faults.unreachable(
-                    self.host, str(outcome.error), self._breaker.rest
-                ) from outcome.error
-            raise outcome.error
-        if first and not self._closed:
-            self._connection = outcome.value
-            if self._uncertain:
-                self._uncertain = False
-                self._quiet_until = self._now() + GRACE
-            self._up()
-        return outcome.value
-
-    def _on_close(self) -> api.OnClose:
-        """Return the close callback of the next connection; it runs in libvirt's thread."""
-        lost, host = self._lost, self.host
-
-        def on_close(reason: int) -> None:
-            lost.set()
-            log.warning("host connection lost", host=host, reason=reason)
-
-        return on_close
-
-    def _dropping(self, connection: api.Connection) -> threads.Job[None]:
-        """Close *connection* in a thread of its own: closing may ask the host."""
-        return threads.start(f"libvirt-{self.host}", partial(api.disconnect, connection))
-
-    def _close_opened(self, opening: threads.Job[api.Connection]) -> None:
-        """Close a connection that came after the lane was closed."""
         outcome = opening.result()
         if isinstance(outcome, threads.Returned):
-            self._dropping(outcome.value)
+            return outcome.value
+        raise self._failed(outcome.error)
+
+    def _failed(self, error: BaseException) -> CcfdError:
+        """Say why the host could not be reached; a defect is raised as it is."""
+        if not isinstance(error, api.LibvirtError):
+            raise error
+        self._down(str(error))
+        fault = faults.unreachable(self.host, str(error), self._breaker.rest)
+        fault.__cause__ = error
+        return fault
+
+    def _keep(self, opening: threads.Job[api.Connection]) -> None:
+        """Keep a connection that came too late for its caller; runs in the opening thread."""
+        outcome = opening.result()
+        if isinstance(outcome, threads.Returned):
+            self._connections.give_back(outcome.value)
+
+    def _use(self, session: Session, work: Callable[[], T]) -> T:
+        """Do the work in its thread, and give the connection back there."""
+        try:
+            return work()
+        finally:
+            self._connections.give_back(session.connection)
+
+    def _ask(self) -> int:
+        connection = self._connections.idle() or self._connections.open()
+        try:
+            return connection.getLibVersion()
+        finally:
+            self._connections.give_back(connection)
+
+    def _start(self, work: Callable[[], T]) -> threads.Job[T]:
+        return threads.start(f"libvirt-{self.host}", work)
+
+    def _lost(self, why: str) -> None:
+        """Note that a connection went away under a call, whose effect may still come."""
+        self._uncertain = True
+        self._down(why, rested=True)
 
     def _up(self) -> None:
         if not self._breaker.closed:
             log.info("host answers", host=self.host)
         self._breaker.reset()
+        if self._uncertain:
+            self._uncertain = False
+            self._quiet_until = self._now() + GRACE
 
     def _down(self, why: str, *, rested: bool = False) -> None:
         if self._breaker.closed:

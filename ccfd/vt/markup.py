@@ -1,4 +1,4 @@
-"""How does XML come in and go out?
+"""How XML comes in and goes out.
 
 Built as a tree, never by joining strings; read from libvirt only, whose parser is the stricter.
 """

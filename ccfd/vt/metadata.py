@@ -1,4 +1,4 @@
-"""How does a domain tell whose it is?
+"""How a domain tells whose it is.
 
 An element of our own in the domain's `<metadata>`
 (https://libvirt.org/formatdomain.html#general-metadata): enough to tell an orphan from a VM of

@@ -1,4 +1,4 @@
-"""Where on a host are images and disks kept?
+"""Where on a host images and disks are kept.
 
 In a libvirt storage pool of type dir (https://libvirt.org/storage.html#directory-pool), so that
 a remote host needs neither a shared file system nor anything of ours.
@@ -9,8 +9,8 @@ import uuid
 
 from ccfd.errors import Refused
 from ccfd.vt import api, faults, markup
-from ccfd.vt.lane import Session
 from ccfd.vt.markup import add
+from ccfd.vt.session import Session
 
 NAME = "ccf-images"
 _UUID = uuid.uuid5(uuid.NAMESPACE_URL, "urn:ccfd:pool:1")

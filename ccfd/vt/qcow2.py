@@ -1,4 +1,4 @@
-"""Is a file a base image that can stand alone, and how large is its disk?
+"""Whether a file is a base image that can stand alone, and how large its disk is.
 
 The header as in QEMU's docs/interop/qcow2.txt; numbers are big-endian.
 """

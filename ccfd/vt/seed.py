@@ -1,4 +1,4 @@
-"""What does cloud-init find on a VM's seed?
+"""What cloud-init finds on a VM's seed.
 
 A NoCloud volume (https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html):
 an ISO 9660 image labelled `cidata` with `meta-data` and `user-data`. The same input gives the
@@ -21,12 +21,9 @@ LABEL = "cidata"
 
 
 def _stop_clock() -> None:
-    """Let pycdlib date everything 1970-01-01 UTC: it takes no date, and is used only here."""
+    """Let pycdlib date everything 1980-01-01 UTC: it takes no date, and is used only here."""
     stopped = SimpleNamespace(
-        time=lambda: 0.0,
-        localtime=time.gmtime,
-        gmtime=time.gmtime,
-        struct_time=time.struct_time,
+        **{**vars(time), "time": lambda: 315_532_800.0, "localtime": time.gmtime}
     )
     for module in (pycdlib.pycdlib, pycdlib.headervd, pycdlib.dates):
         vars(module)["time"] = stopped

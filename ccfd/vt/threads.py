@@ -1,4 +1,4 @@
-"""How does a blocking function run beside the event loop without ever holding it up?
+"""How a blocking function runs beside the event loop without ever holding it up.
 
 Not in a ThreadPoolExecutor: the interpreter joins an executor's threads when it exits, so one
 libvirt call that hangs would keep a stopped daemon alive. Here each job has a daemon thread
@@ -61,7 +61,7 @@ def _run(job: Job[T], work: Callable[[], T]) -> None:
     outcome: Returned[T] | Raised
     try:
         outcome = Returned(work())
-    except BaseException as exc:  # noqa: BLE001 - it is handed over, whatever it is
+    except BaseException as exc:
         # The frames hold libvirt objects; freeing the last one may talk to the host, and must
         # not happen in the thread of the event loop.
         traceback.clear_frames(exc.__traceback__)

@@ -1,4 +1,4 @@
-"""How are files made, filled, read and removed in a host's pool?
+"""How files are made, filled, read and removed in a host's pool.
 
 All by libvirt's storage API and its streams (https://libvirt.org/html/libvirt-libvirt-storage.html):
 nothing here is a path on this machine.
@@ -6,10 +6,12 @@ nothing here is a path on this machine.
 
 import posixpath
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from xml.etree.ElementTree import Element
 
 from ccfd.vt import api, faults, markup
-from ccfd.vt.lane import Session
 from ccfd.vt.markup import add
+from ccfd.vt.session import Session
 
 CHUNK = 256 * 1024 - 24
 """Bytes a stream message carries at most (VIR_NET_MESSAGE_LEGACY_PAYLOAD_MAX): 262,120."""
@@ -50,17 +52,25 @@ def find(pool: api.Pool, name: str) -> api.Volume | None:
 
 
 def create(session: Session, pool: api.Pool, name: str, xml: str) -> api.Volume:
-    """Make the volume *name*; a file of that name that libvirt has overlooked is removed."""
-    session.check()
-    try:
-        return pool.createXML(xml)
-    except api.LibvirtError as exc:
-        if api.error_code(exc) not in _EXISTS:
-            raise
-    pool.refresh()
-    delete(session, pool, name)
-    session.check()
-    return pool.createXML(xml)
+    """Make the volume *name*, which has one owner: a file of that name that is there is removed.
+
+    Such a file was overlooked by libvirt, which reads the directory only at a refresh.
+    """
+    made = _created(session, pool, xml)
+    if made is None:
+        delete(session, pool, name)
+        session.check()
+        made = pool.createXML(xml)
+    return made
+
+
+def adopt(session: Session, pool: api.Pool, name: str, xml: str) -> api.Volume:
+    """Make the volume *name*, or take the one that somebody else has made meanwhile."""
+    made = _created(session, pool, xml) or find(pool, name)
+    if made is None:  # libvirt knew a volume whose file is gone
+        session.check()
+        made = pool.createXML(xml)
+    return made
 
 
 def delete(session: Session, pool: api.Pool, name: str) -> None:
@@ -84,30 +94,50 @@ def backing_path(volume: api.Volume) -> str | None:
 
 def upload(session: Session, volume: api.Volume, chunks: Iterable[bytes]) -> None:
     """Write *chunks* to *volume* from its start."""
-    stream = session.connection.newStream()
-    volume.upload(stream, 0, 0)
-    try:
+    with _stream(session) as stream:
+        volume.upload(stream, 0, 0)
         for chunk in chunks:
             rest = memoryview(chunk)
             while rest:
                 session.check()
                 rest = rest[stream.send(bytes(rest[:CHUNK])) :]
-    except BaseException:
-        faults.unless(frozenset(range(256)), stream.abort)
-        raise
-    stream.finish()
 
 
 def download(session: Session, volume: api.Volume) -> Iterator[bytes]:
     """Read *volume* from its start to its end."""
+    with _stream(session) as stream:
+        volume.download(stream, 0, 0)
+        while chunk := stream.recv(CHUNK):
+            session.check()
+            yield chunk
+
+
+@contextmanager
+def _stream(session: Session) -> Iterator[api.Stream]:
+    """Open a stream and finish it; abort it on an error, so that the connection stays usable."""
     stream = session.connection.newStream()
-    volume.download(stream, 0, 0)
-    while chunk := stream.recv(CHUNK):
-        yield chunk
+    try:
+        yield stream
+    except BaseException:
+        with suppress(api.LibvirtError):  # the error that led here says more
+            stream.abort()
+        raise
     stream.finish()
 
 
-def _volume(name: str, capacity: int, kind: str) -> tuple[markup.ET.Element, markup.ET.Element]:
+def _created(session: Session, pool: api.Pool, xml: str) -> api.Volume | None:
+    """Make a volume; None where a file of its name is there, which libvirt knows from now on."""
+    session.check()
+    try:
+        return pool.createXML(xml)
+    except api.LibvirtError as exc:
+        if api.error_code(exc) not in _EXISTS:
+            raise
+    pool.refresh()
+    return None
+
+
+def _volume(name: str, capacity: int, kind: str) -> tuple[Element, Element]:
     volume = markup.element("volume")
     add(volume, "name", name)
     add(volume, "capacity", str(capacity), unit="bytes")

@@ -36,6 +36,10 @@ def sh(*argv: str, timeout: float = 20) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True, timeout=timeout).stdout
 
 
+def user_of(pid: int) -> str:
+    return Path(f"/proc/{pid}").owner()
+
+
 def begin(*argv: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(argv, stdin=subprocess.DEVNULL)
 
@@ -145,7 +149,7 @@ def switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switch]:
         sh("mount", "--make-rprivate", "/")
         for place in ("/run/netns", "/run/openvswitch"):
             Path(place).mkdir(exist_ok=True)
-            sh("mount", "-t", "tmpfs", "tmpfs", place)
+            sh("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", place)
         sh("mount", "-t", "sysfs", "sysfs", "/sys")
         sh("ip", "link", "set", "lo", "up")
         sh("ip", "address", "add", "172.20.0.1/24", "dev", "lo")
@@ -160,8 +164,9 @@ def switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switch]:
 
 
 @pytest.fixture
-def settings(switch: Switch, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    state = tmp_path_factory.mktemp("state")
+def settings(switch: Switch, tmp_path: Path) -> Settings:
+    # Not under pytest's folder, which is closed to `nobody`; gone with the mount namespace.
+    state = Path("/run/openvswitch") / tmp_path.name
     return Settings.model_validate(
         {
             "network_node": {
@@ -345,7 +350,7 @@ async def test_the_inventory_names_owners_of_bridges_and_ports(fabric: Fabric) -
 async def test_a_frozen_switch_daemon_is_a_passing_error_and_the_repeat_succeeds(
     switch: Switch, settings: Settings, fabric: Fabric
 ) -> None:
-    hasty = Fabric(settings, timeout=0.3)
+    hasty = Fabric(settings, timeout=1)
     switch.freeze(signal.SIGSTOP)
     try:
         with pytest.raises(Transient, match="ovs-vswitchd has not applied"):
@@ -656,6 +661,7 @@ async def test_a_restarted_ccfd_adopts_the_server_and_ends_it(
     place = Path(settings.network_node.state) / "1001"
     pid = int((place / "pid").read_text())
     assert os.getsid(pid) != os.getsid(0)
+    assert user_of(pid) == "nobody"
     again = DhcpServers(settings)
     await again.serve(dhcp(10))
     assert int((place / "pid").read_text()) == pid

@@ -27,6 +27,7 @@ from ccfd.vt.image_source import DirectoryImages
 from ccfd.vt.lane import Lane
 from ccfd.vt.session import Session
 from tests.lab import Lab
+from tests.lab.agent import guest
 from tests.lab.shell import wait_until
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="the lab makes namespaces: run as root")
@@ -319,6 +320,18 @@ async def test_a_domain_is_started_once_and_destroyed_without_a_trace(
     assert not [path for path in left.rglob("*") if machine.vm[:8] in path.name]
 
 
+async def test_a_guest_is_told_its_name_and_keys_by_its_seed(
+    lab: Lab, hypervisors: Hypervisors, machine: Machine
+) -> None:
+    await hypervisors.domains.boot(machine)
+
+    def ask(line: str) -> str:
+        return guest(lab.layout, machine.vm, 60).run([line], 20).stdout.decode()
+
+    told = await asyncio.to_thread(ask, "hostname; cat /root/.ssh/authorized_keys")
+    assert told.splitlines() == ["web", "ssh-ed25519 AAAA me"]
+
+
 @pytest.mark.parametrize("crash", ["defined", "undefined while running", "paused", "shut off"])
 async def test_a_domain_that_was_left_halfway_is_made_to_run(
     lab: Lab, hypervisors: Hypervisors, machine: Machine, crash: str
@@ -510,5 +523,7 @@ async def test_a_libvirtd_that_was_killed_is_used_again_when_it_is_back(
     await hypervisors.domains.boot(machine)
     os.kill(libvirtd(lab), signal.SIGKILL)
     await asyncio.to_thread(start_again, lab)
-    assert await hypervisors.probe("h1", 10)
+    async with asyncio.timeout(10):
+        while not await hypervisors.probe("h1"):  # noqa: ASYNC110 - it is another process
+            await asyncio.sleep(0.1)
     assert await hypervisors.domains.state("h1", machine.vm) == "running"

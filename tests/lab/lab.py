@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.lab import (
+    agent,
     config,
     fabric,
     libvirtd,
@@ -83,6 +84,14 @@ class Lab:
         """Run a command inside h1, node, outside, … to its end, and return what it said."""
         command = self.exec_argv(place, argv)
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=check)
+
+    def guest(self, vm: str, argv: Sequence[str], *, timeout: float = 30) -> str:
+        """Run a command inside a guest, and return what it said; raise `LabError` if it fails."""
+        outcome = agent.guest(self.layout, vm, min(timeout, 9)).run(argv, timeout)
+        if outcome.status:
+            said = (outcome.stdout + outcome.stderr).decode(errors="replace").strip()
+            raise LabError(f"{' '.join(argv)}: status {outcome.status}: {said}")
+        return outcome.stdout.decode(errors="replace")
 
     def pids(self, place: str, program: str) -> list[int]:
         """List the pids of a program (libvirtd, ovs-vswitchd, beam.smp, …) in one place."""

@@ -22,7 +22,7 @@ async def server(tmp_path: Path) -> AsyncIterator[FakeServer]:
 
 @pytest.fixture
 async def db(server: FakeServer) -> AsyncIterator[Ovsdb]:
-    db = Ovsdb(server.address, timeout=0.2, probe=0.05)
+    db = Ovsdb(server.address, timeout=0.4, probe=0.05)
     yield db
     await db.close()
 
@@ -104,7 +104,7 @@ async def test_a_call_without_answer_ends_at_its_deadline_and_the_next_one_works
 ) -> None:
     usual = server.transactor
     server.transactor = lambda _: None
-    with pytest.raises(Transient, match=r"within 0\.2 s") as caught:
+    with pytest.raises(Transient, match=r"within 0\.4 s") as caught:
         await db.transact([OP])
     assert caught.value.code == "host_unreachable"
     server.transactor = usual

@@ -30,19 +30,18 @@ class Host:
         self.closing = threading.Event()
         self.opened: list[Wire] = []
 
-    def connect(self, uri: str, on_close: api.OnClose) -> api.Connection:
+    def connect(self, uri: str) -> api.Connection:
         self.running.wait(5)
         if self.refuses:
             raise error(libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_RPC, "Connection refused")
-        wire = Wire(self, on_close)
+        wire = Wire(self)
         self.opened.append(wire)
         return cast("api.Connection", wire)
 
 
 class Wire:
-    def __init__(self, host: Host, on_close: api.OnClose) -> None:
+    def __init__(self, host: Host) -> None:
         self.host = host
-        self.on_close = on_close
         self.alive = True
         self.closed = False
 
@@ -52,9 +51,6 @@ class Wire:
     def getLibVersion(self) -> int:  # noqa: N802 - libvirt's name
         self.host.running.wait(5)
         return 9_000_000
-
-    def unregisterCloseCallback(self) -> int:  # noqa: N802 - libvirt's name
-        return 0
 
     def close(self) -> int:
         self.closed = True
@@ -256,17 +252,28 @@ async def test_a_frozen_host_costs_another_host_nothing() -> None:
         frozen.running.set()
 
 
-@pytest.mark.parametrize("how", ["close callback", "dead socket"])
-async def test_a_lost_connection_is_opened_anew(how: str) -> None:
+async def test_a_lost_connection_is_opened_anew() -> None:
     host = Host()
     async with lane_to(host) as h1:
         await h1.call(answer, 1)
-        if how == "close callback":
-            host.opened[0].on_close(1)
-        else:
-            host.opened[0].alive = False
+        host.opened[0].alive = False
         assert await h1.call(answer, 2) == 2
         assert len(host.opened) == 2
+
+
+async def test_no_two_calls_are_ever_on_one_connection() -> None:
+    host = Host()
+    together = threading.Barrier(3)
+
+    def work(session: Session) -> int:
+        together.wait(5)
+        return id(session.connection)
+
+    async with lane_to(host) as h1:
+        used = await asyncio.gather(h1.call(work), h1.call(work), h1.call(work))
+        assert len(set(used)) == 3
+        await h1.call(answer, 1)
+        assert len(host.opened) == 3
 
 
 async def test_after_a_connection_lost_under_a_call_the_next_one_leaves_a_moment(

@@ -37,8 +37,8 @@ async def test_a_refusal_is_undone_at_once_in_reverse(harness: Harness) -> None:
     assert made["compensated"] is True
     undone = [name for name, status in harness.watched.steps if status == "undone"]
     assert undone[0] == "boot"
-    assert set(undone[1:3]) == {"serve-dhcp", "make-disk"}
-    assert set(undone[3:]) == {"make-bridge", "open-namespace"}
+    assert set(undone[1:4]) == {"make-bridge", "serve-dhcp", "make-disk"}
+    assert set(undone[4:]) == {"make-bridge", "open-namespace"}
     assert harness.world.leftovers() == {}
     assert await harness.claims() == NOTHING
 

@@ -189,7 +189,7 @@ def upgrade() -> None:
         sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("size", sa.Integer(), nullable=False),
         sa.Column("used", sa.Integer(), nullable=False),
-        sa.Column("full", sa.Boolean(), nullable=False),
+        sa.Column("is_full", sa.Boolean(), nullable=False),
         sa.CheckConstraint("size IN (8, 16, 32, 64)", name=op.f("ck_block_size")),
         sa.CheckConstraint("used > 0", name=op.f("ck_block_not_empty")),
         sa.ForeignKeyConstraint(["network"], ["network.cidr"], name=op.f("fk_block_network")),
@@ -201,8 +201,8 @@ def upgrade() -> None:
             "ix_block_open",
             ["network", "size", "number"],
             unique=False,
-            postgresql_where=sa.text("NOT full"),
-            sqlite_where=sa.text("NOT full"),
+            postgresql_where=sa.text("NOT is_full"),
+            sqlite_where=sa.text("NOT is_full"),
         )
 
     op.create_table(

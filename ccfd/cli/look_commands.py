@@ -1,0 +1,58 @@
+"""`ccfctl host|network|flavor|image …` and `ccfctl request show`: looking, not changing."""
+
+from typing import Annotated
+
+import typer
+
+from ccfd.cli.session import segment, session
+
+host = typer.Typer(help="Compute hosts.", no_args_is_help=True)
+network = typer.Typer(help="Address pools.", no_args_is_help=True)
+flavor = typer.Typer(help="Sizes of VMs.", no_args_is_help=True)
+image = typer.Typer(help="Images of disks.", no_args_is_help=True)
+request = typer.Typer(help="Requests and what became of them.", no_args_is_help=True)
+
+
+@host.command("list")
+def list_hosts(context: typer.Context) -> None:
+    """List hosts and what of them is used."""
+    session(context).list("hosts")
+
+
+@host.command("show")
+def show_host(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The host's name.")],
+) -> None:
+    """Show a host."""
+    from ccfd.cli import sheets
+
+    session(context).show(f"/v1/hosts/{segment(name)}", lambda found: [sheets.facts(found)])
+
+
+@network.command("list")
+def list_networks(context: typer.Context) -> None:
+    """List networks and what of them is used."""
+    session(context).list("networks")
+
+
+@flavor.command("list")
+def list_flavors(context: typer.Context) -> None:
+    """List flavors."""
+    session(context).list("flavors")
+
+
+@image.command("list")
+def list_images(context: typer.Context) -> None:
+    """List images."""
+    session(context).list("images")
+
+
+@request.command("show")
+def show_request(
+    context: typer.Context, request_id: Annotated[str, typer.Argument(metavar="ID")]
+) -> None:
+    """Show a request, its steps, and how it ended."""
+    from ccfd.cli import sheets
+
+    session(context).show(f"/v1/requests/{segment(request_id)}", sheets.request)

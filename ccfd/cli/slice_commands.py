@@ -1,0 +1,94 @@
+"""`ccfctl slice …`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ccfd.cli import vm_option
+from ccfd.cli.options import IpCount, Island, StateFilter, Wait, parsed
+from ccfd.cli.session import segment, session
+
+app = typer.Typer(help="Slices: tenants' virtual networks.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The slice's name.")]
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    name: Name,
+    *,
+    vm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE,…", help=vm_option.VM_HELP, callback=parsed(vm_option.read_vm)
+        ),
+    ] = None,
+    ipcount: IpCount = None,
+    island: Island = None,
+    dhcp: Annotated[bool, typer.Option("--dhcp/--no-dhcp", help="Serve DHCP in it.")] = True,
+    gateway: Annotated[
+        bool, typer.Option("--gateway/--no-gateway", help="Give it a way out.")
+    ] = True,
+    description: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+    project: Annotated[str | None, typer.Option(help="The project that it belongs to.")] = None,
+    user: Annotated[str | None, typer.Option(help="The person that it belongs to.")] = None,
+    ssh_key: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="Public keys that may log in to its VMs; may be repeated.",
+            callback=parsed(vm_option.read_keys),
+        ),
+    ] = None,
+    expires_in: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="When it is deleted: seconds, or a number with s, m, h or d. 30d by default.",
+            callback=parsed(vm_option.read_duration),
+        ),
+    ] = None,
+    wait: Wait = True,
+) -> None:
+    """Create a slice, with VMs if asked to."""
+    data = {
+        "slice": name,
+        "island": island,
+        "description": description,
+        "project": project,
+        "user": user,
+        "ipcount": ipcount,
+        "dhcp": dhcp,
+        "gateway": gateway,
+        "vms": [vm_option.read_vm(one) for one in vm or ()],
+        "ssh_keys": [key for file in ssh_key or () for key in vm_option.read_keys(file)],
+        "expires_in": vm_option.read_duration(expires_in) if expires_in else None,
+    }
+    session(context).send("slice.create", data, wait=wait)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    state: StateFilter = None,
+    project: Annotated[str | None, typer.Option(help="Only of this project.")] = None,
+    user: Annotated[str | None, typer.Option(help="Only of this person.")] = None,
+) -> None:
+    """List slices."""
+    session(context).list("slices", state=state, project=project, user=user)
+
+
+@app.command()
+def show(context: typer.Context, name: Name) -> None:
+    """Show a slice and its VMs."""
+    from ccfd.cli import sheets
+
+    session(context).show(f"/v1/slices/{segment(name)}", sheets.slice_)
+
+
+@app.command()
+def delete(context: typer.Context, name: Name, wait: Wait = True) -> None:
+    """Delete a slice and all that is in it."""
+    session(context).send("slice.delete", {"slice": name}, wait=wait)

@@ -1,0 +1,114 @@
+"""`ccfctl vm …`."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ccfd.cli.options import SliceFilter, StateFilter, Wait
+from ccfd.cli.session import Session, segment, session
+
+if TYPE_CHECKING:
+    from ccfd.cli.client import Client
+
+app = typer.Typer(help="Virtual machines.", no_args_is_help=True)
+
+Vm = Annotated[str, typer.Argument(metavar="VM", help="The VM's id, or SLICE/NAME.")]
+
+
+@app.command()
+def create(
+    context: typer.Context,
+    slice_: Annotated[str, typer.Argument(metavar="SLICE", help="The slice that it joins.")],
+    *,
+    image: Annotated[str, typer.Option(help="The image of its disk.")],
+    flavor: Annotated[
+        str | None, typer.Option(help="Its size; or give --cpu, --ram and --disk.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Its name in the slice.")] = None,
+    host: Annotated[str | None, typer.Option(help="The host that shall run it.")] = None,
+    cpu: Annotated[int | None, typer.Option(help="vCPUs.")] = None,
+    ram: Annotated[int | None, typer.Option(help="MiB.")] = None,
+    disk: Annotated[int | None, typer.Option(help="GiB.")] = None,
+    same_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Beside this VM; may be repeated."),
+    ] = None,
+    different_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Not beside this VM; may be repeated."),
+    ] = None,
+    dhcp: Annotated[
+        bool, typer.Option("--dhcp/--no-dhcp", help="Answer its DHCP requests.")
+    ] = True,
+    wait: Wait = True,
+) -> None:
+    """Add a VM to a slice."""
+    sizes = (cpu, ram, disk)
+    if (flavor is None) != all(sizes) or (flavor is not None and any(sizes)):
+        raise typer.BadParameter("give either --flavor, or all of --cpu, --ram and --disk")
+    data = {
+        "slice": slice_,
+        "name": name,
+        "flavor": flavor,
+        "cpu": cpu,
+        "ram": ram,
+        "disk": disk,
+        "image": image,
+        "host": host,
+        "dhcp": dhcp,
+        "same_host": same_host or None,
+        "different_host": different_host or None,
+    }
+    session(context).send("vm.create", data, wait=wait)
+
+
+@app.command("list")
+def list_(
+    context: typer.Context,
+    slice_: SliceFilter = None,
+    host: Annotated[str | None, typer.Option(help="Only on this host.")] = None,
+    state: StateFilter = None,
+) -> None:
+    """List VMs."""
+    session(context).list("vms", slice=slice_, host=host, state=state)
+
+
+@app.command()
+def show(context: typer.Context, vm: Vm) -> None:
+    """Show a VM."""
+    from ccfd.cli import sheets
+
+    here = session(context)
+    here.show(
+        f"/v1/vms/{segment(_id(here, vm))}",
+        lambda found: [sheets.facts(found, "error"), *sheets.error(found.get("error"))],
+    )
+
+
+@app.command()
+def delete(context: typer.Context, vm: Vm, wait: Wait = True) -> None:
+    """Delete a VM."""
+    here = session(context)
+    here.send("vm.delete", {"vm": _id(here, vm)}, wait=wait)
+
+
+def _id(here: Session, vm: str) -> str:
+    """Return the id of a VM that may be named SLICE/NAME."""
+    slice_name, slash, name = vm.partition("/")
+    if not slash:
+        return vm
+
+    async def find(client: "Client") -> list[dict[str, str]]:
+        return await client.items("/v1/vms", slice=slice_name, name=name)
+
+    found = here.ask(find)
+    if not found:
+        here.fail(
+            {
+                "code": "vm_not_found",
+                "message": f"there is no VM {name!r} in slice {slice_name!r}",
+                "retriable": False,
+                "details": {},
+            }
+        )
+    return found[0]["vm"]
