@@ -59,9 +59,7 @@ class Watching:
         """Publish progress."""
         if status == "retrying":
             self._metrics.retrying(flow.steps.flat[index])
-        body = flow.asked.body(
-            "progress", self._clock(), progress=progress(flow, index, status)
-        )
+        body = flow.asked.body("progress", self._clock(), progress=progress(flow, index, status))
         self._stream.progress(body)
         self._bus.progress(body, flow.asked.correlation_id)
 

@@ -130,8 +130,9 @@ async def _vm(row: Row[Any], _transaction: Transaction) -> Document:
 async def request_document(row: Row[Any], _transaction: Transaction) -> Document:
     """Describe a request with its steps."""
     terminal = row.terminal or {}
-    ended = {name: terminal[name] for name in ("result", "error", "compensated")
-             if name in terminal}
+    ended = {
+        name: terminal[name] for name in ("result", "error", "compensated") if name in terminal
+    }
     steps = []
     if row.steps is not None:
         flat = Steps.from_json(row.steps).flat

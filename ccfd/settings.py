@@ -346,8 +346,9 @@ def _with_files(data: dict[str, Any]) -> dict[str, Any]:
     for section, model in Settings.model_fields.items():
         place = data.get(section)
         kind = model.annotation
-        is_section = isinstance(kind, type) and issubclass(kind, Section)
-        if not isinstance(place, dict) or not is_section:
+        if not isinstance(kind, type) or not issubclass(kind, Section):
+            continue
+        if not isinstance(place, dict):
             continue
         for key in [key for key in place if key.endswith("_file") and key not in kind.model_fields]:
             target = key.removesuffix("_file")

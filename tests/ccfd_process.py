@@ -61,10 +61,11 @@ class CcfdProcess:
                 raise RuntimeError(f"ccfd ended:\n{self.tail()}")
             try:
                 self.get("/readyz")
-                return
             except OSError as exc:
                 if time.monotonic() > end:
                     raise TimeoutError(f"ccfd is not ready: {exc}\n{self.tail()}") from exc
+            else:
+                return
             time.sleep(0.05)
 
     def stop(self, within: float = 60.0) -> int:

@@ -115,8 +115,18 @@ async def clean_up(lab: Lab, ccfd: CcfdProcess) -> None:
     step("what is left")
     left = {**traces.on_hosts(lab), **traces.in_the_api(ccfd)}
     for what in (
-        "domains", "bridges", "ports", "namespaces", "links", "tables", "servers", "volumes",
-        "slices", "vms", "subnets", "used",
+        "domains",
+        "bridges",
+        "ports",
+        "namespaces",
+        "links",
+        "tables",
+        "servers",
+        "volumes",
+        "slices",
+        "vms",
+        "subnets",
+        "used",
     ):
         say(f"  {what:<12} {len(left.get(what, []))}")
     need(not left, f"nothing is left: {left}")
@@ -137,7 +147,7 @@ def wait_for(look: Any, what: str) -> str:
     return str(found)
 
 
-def need(condition: bool, what: str) -> None:  # noqa: FBT001 - reads as a sentence
+def need(condition: bool, what: str) -> None:
     """End the demonstration when it does not show what it promises."""
     if not condition:
         raise SystemExit(f"NOT seen: {what}")

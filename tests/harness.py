@@ -74,10 +74,11 @@ class Watched:
     steps: list[tuple[str, str]] = field(default_factory=list)
 
     def step(self, flow: Flow, index: int, status: str) -> None:
+        """Remember."""
         self.steps.append((flow.steps.flat[index].name, status))
 
     def attempt(self, step: Step, outcome: str, seconds: float) -> None:
-        pass
+        """Forget."""
 
 
 class Harness:
@@ -92,9 +93,9 @@ class Harness:
         self.ended: list[tuple[str, str]] = []
         self.dead: list[str] = []
         self.records = Records(
-            self.database, self.handlers, lambda kind, outcome, _s: self.ended.append(
-                (kind, outcome)
-            )
+            self.database,
+            self.handlers,
+            lambda kind, outcome, _s: self.ended.append((kind, outcome)),
         )
         self.intake = Intake(self.handlers, lambda _kind, code: self.dead.append(code))
         self.watched = Watched()

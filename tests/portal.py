@@ -78,7 +78,10 @@ class Portal:
                 await self.news.wait()
 
     async def ask(
-        self, event: str, within: float = 90.0, show: Callable[[Body], None] | None = None,
+        self,
+        event: str,
+        within: float = 90.0,
+        show: Callable[[Body], None] | None = None,
         **data: Any,
     ) -> Body:
         """Publish an event and wait for its terminal result."""

@@ -36,7 +36,7 @@ class World:
 
     def leftovers(self) -> dict[str, Any]:
         """Return what is there except base images, which stay cached."""
-        found = {
+        found: dict[str, dict[Any, Any]] = {
             "bridges": self.bridges,
             "namespaces": self.namespaces,
             "dhcp": self.dhcp,

@@ -109,9 +109,7 @@ class HostWatch:
                 values: dict[str, object] = {"up": up}
                 if capacity is not None:
                     values |= limits(capacity, self._scheduler, row)
-                await transaction.execute(
-                    update(hosts).where(hosts.c.name == name).values(values)
-                )
+                await transaction.execute(update(hosts).where(hosts.c.name == name).values(values))
                 if row.up != up:
                     alive = "draining" if row.draining else "up"
                     old, new = ("down", alive) if up else (alive, "down")

@@ -73,9 +73,7 @@ class Layout:
         """Describe the slice's DHCP server, if it has one."""
         if not planned.dhcp:
             return ()
-        leases = tuple(
-            Lease(mac=vm.mac, ip=vm.ip, name=vm.name) for vm in planned.vms if vm.dhcp
-        )
+        leases = tuple(Lease(mac=vm.mac, ip=vm.ip, name=vm.name) for vm in planned.vms if vm.dhcp)
         return (
             Dhcp(
                 slice=planned.name,

@@ -93,8 +93,9 @@ class Timers:
             .limit(BATCH)
         )
         for row in over:
-            await self._delete(row.name, f"expiry:{row.name}:{row.created_at.isoformat()}",
-                               transaction)
+            await self._delete(
+                row.name, f"expiry:{row.name}:{row.created_at.isoformat()}", transaction
+            )
 
     async def _delete(self, name: str, request_id: str, transaction: Transaction) -> None:
         """Send `slice.delete` once; a failed one is for the operator to repeat."""

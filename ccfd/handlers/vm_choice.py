@@ -30,8 +30,10 @@ async def choose(
     called = [spec.name or f"vm-{vm[:8]}" for spec, vm in zip(specs, ids, strict=True)]
     await _refuse_known(slice_name, called, transaction)
     sizes = [await _size(spec, transaction) for spec in specs]
-    images = [await _image(spec.image, size[2], transaction)
-              for spec, size in zip(specs, sizes, strict=True)]
+    images = [
+        await _image(spec.image, size[2], transaction)
+        for spec, size in zip(specs, sizes, strict=True)
+    ]
     wants = [
         placement.Want(
             name=name,
@@ -145,9 +147,7 @@ def _image_row(image: Image) -> dict[str, object]:
     }
 
 
-async def _refuse_known(
-    slice_name: str, called: Sequence[str], transaction: Transaction
-) -> None:
+async def _refuse_known(slice_name: str, called: Sequence[str], transaction: Transaction) -> None:
     known = await transaction.scalar(
         select(tables.vm.c.name).where(
             tables.vm.c.slice == slice_name,
@@ -166,9 +166,7 @@ async def _size(spec: VmSpec, transaction: Transaction) -> tuple[int, int, int]:
         assert spec.disk is not None
         return spec.cpu, spec.ram, spec.disk
     row = await transaction.one(
-        select(tables.flavor).where(
-            tables.flavor.c.name == spec.flavor, ~tables.flavor.c.deleted
-        )
+        select(tables.flavor).where(tables.flavor.c.name == spec.flavor, ~tables.flavor.c.deleted)
     )
     if row is None:
         raise Refused("flavor_not_found", f"no flavor is called {spec.flavor}")
@@ -186,6 +184,4 @@ async def _image(name: str, disk: int, transaction: Transaction) -> Image:
             "invalid_state",
             f"the image {name} needs a disk of {-(-row.virtual_size // (1 << 30))} GiB, not {disk}",
         )
-    return Image(
-        name=row.name, checksum=row.checksum, size=row.size, virtual_size=row.virtual_size
-    )
+    return Image(name=row.name, checksum=row.checksum, size=row.size, virtual_size=row.virtual_size)

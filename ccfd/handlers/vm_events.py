@@ -60,9 +60,7 @@ class CreateVm(Handler[VmCreate, VmPlan]):
 
     async def decide(self, body: VmCreate, transaction: Transaction) -> VmPlan:
         """Take a host's room and an address of the slice's subnet."""
-        row = await transaction.one(
-            select(tables.slices).where(tables.slices.c.name == body.slice)
-        )
+        row = await transaction.one(select(tables.slices).where(tables.slices.c.name == body.slice))
         if row is None:
             net = await subnets.find(body.slice, transaction)
             if net is not None and net.state != "confirmed":
@@ -148,9 +146,7 @@ class DeleteVm(Handler[VmDelete, VmPlan]):
 
     async def key(self, body: VmDelete, transaction: Transaction) -> str:
         """Return the key of the VM's slice."""
-        name = await transaction.scalar(
-            select(tables.vm.c.slice).where(tables.vm.c.id == body.vm)
-        )
+        name = await transaction.scalar(select(tables.vm.c.slice).where(tables.vm.c.id == body.vm))
         return f"vm:{body.vm}" if name is None else f"slice:{name}"
 
     async def decide(self, body: VmDelete, transaction: Transaction) -> VmPlan | Done:

@@ -132,9 +132,7 @@ class Api:
 
     def _authorize(self, trusted: Role | None) -> Any:
         @web.middleware
-        async def authorize(
-            request: web.Request, handler: access.Handle
-        ) -> web.StreamResponse:
+        async def authorize(request: web.Request, handler: access.Handle) -> web.StreamResponse:
             role = trusted or access.role_of(
                 request.headers.get("Authorization"), self._settings.http.token
             )
@@ -217,9 +215,7 @@ class Api:
     async def _terminal(self, request_id: str) -> dict[str, Any] | None:
         async with self._database.read() as transaction:
             found: dict[str, Any] | None = await transaction.scalar(
-                select(tables.request.c.terminal).where(
-                    tables.request.c.request_id == request_id
-                )
+                select(tables.request.c.terminal).where(tables.request.c.request_id == request_id)
             )
         return found
 

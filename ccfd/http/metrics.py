@@ -33,9 +33,7 @@ class Metrics:
     def __init__(self, state: State) -> None:
         self.registry = CollectorRegistry()
         kept = self.registry
-        self._events = Counter(
-            "ccfd_events", "Ended requests", ["type", "outcome"], registry=kept
-        )
+        self._events = Counter("ccfd_events", "Ended requests", ["type", "outcome"], registry=kept)
         self._event_seconds = Histogram(
             "ccfd_event_duration_seconds",
             "Seconds from the storing of a request to its end",
@@ -59,9 +57,9 @@ class Metrics:
         self._expirations = Counter(
             "ccfd_subnet_expirations", "Reservations that expired", registry=kept
         )
-        Gauge("ccfd_broker_connected", "1 while the broker is connected", registry=kept).set_function(
-            lambda: float(state.broker_connected())
-        )
+        Gauge(
+            "ccfd_broker_connected", "1 while the broker is connected", registry=kept
+        ).set_function(lambda: float(state.broker_connected()))
         Gauge("ccfd_database_up", "1 while the database answers", registry=kept).set_function(
             lambda: float(state.database_up())
         )
@@ -140,9 +138,9 @@ async def gauges(transaction: Transaction) -> bytes:
 
     subnets = GaugeMetricFamily("ccfd_subnets", "Subnets", labels=["network", "state"])
     for row in await transaction.all(
-        select(tables.subnet.c.network, tables.subnet.c.state, func.count().label("number")).group_by(
-            tables.subnet.c.network, tables.subnet.c.state
-        )
+        select(
+            tables.subnet.c.network, tables.subnet.c.state, func.count().label("number")
+        ).group_by(tables.subnet.c.network, tables.subnet.c.state)
     ):
         subnets.add_metric([row.network, row.state], row.number)
 

@@ -72,9 +72,7 @@ class Stream:
             self._told.set()
 
     @asynccontextmanager
-    async def subscribe(
-        self, last_id: int | None, slice_name: str | None
-    ) -> AsyncIterator[Reader]:
+    async def subscribe(self, last_id: int | None, slice_name: str | None) -> AsyncIterator[Reader]:
         """Give a reader of all events from now, or after *last_id*, of one slice if named."""
         reader = Reader(slice_name)
         async with self._starting:

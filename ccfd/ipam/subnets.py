@@ -217,9 +217,7 @@ async def expire(transaction: Transaction, limit: int = 100) -> int:
             update(subnet).where(subnet.c.id == row.id).values(state="expired")
         )
         await _free_place(row, transaction)
-        await outbox.notice(
-            transaction, "subnet.expired", owner=row.owner, subnet=gateway_of(row)
-        )
+        await outbox.notice(transaction, "subnet.expired", owner=row.owner, subnet=gateway_of(row))
     return len(due)
 
 
@@ -250,9 +248,7 @@ async def allocate(owner: str, holder: str, transaction: Transaction) -> str:
     )
     if number is None:
         raise Refused("address_exhausted", f"no address is free in {cidr_of(row)} of {owner}")
-    await transaction.execute(
-        insert(address).values(number=number, subnet=row.id, owner=holder)
-    )
+    await transaction.execute(insert(address).values(number=number, subnet=row.id, owner=holder))
     return str(ipaddress.IPv4Address(number))
 
 

@@ -8,6 +8,7 @@ Every function here blocks: it belongs in a lane's thread. Names are libvirt's o
 # ruff: noqa: N802, D102 - the protocols repeat libvirt's names; its pages document them
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol, cast
@@ -187,7 +188,11 @@ def error_domain(exc: BaseException) -> int:
 
 def _run_events() -> None:
     while True:
-        libvirt.virEventRunDefaultImpl()
+        try:
+            libvirt.virEventRunDefaultImpl()
+        except LibvirtError:
+            # Without this thread every connection would drop at its next keepalive.
+            time.sleep(0.1)
 
 
 def _silent(_opaque: object, _error: object) -> None:

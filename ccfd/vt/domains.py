@@ -133,7 +133,7 @@ def _state(session: Session, vm: str) -> str | None:
 def _inventory(session: Session) -> tuple[Found, ...]:
     found = []
     for domain in session.connection.listAllDomains():
-        owner = _read_owner(domain)
+        owner = faults.absent(api.NO_DOMAIN, partial(_read_owner, domain))
         state = faults.absent(api.NO_DOMAIN, domain.state) if owner is not None else None
         if owner is not None and state is not None:
             found.append(
@@ -160,9 +160,8 @@ def _owner(session: Session, domain: api.Domain) -> metadata.Owner:
 
 
 def _read_owner(domain: api.Domain) -> metadata.Owner | None:
-    try:
-        return metadata.read(domain.metadata(api.METADATA_ELEMENT, metadata.URI))
-    except api.LibvirtError as exc:
-        if api.error_code(exc) in {api.NO_DOMAIN, api.NO_DOMAIN_METADATA}:
-            return None
-        raise
+    """Read whose *domain* is; one that is gone by now is an error, not a stranger."""
+    told = faults.absent(
+        api.NO_DOMAIN_METADATA, lambda: domain.metadata(api.METADATA_ELEMENT, metadata.URI)
+    )
+    return None if told is None else metadata.read(told)

@@ -95,8 +95,10 @@ class Lane:
             deadline = self._now() + within
             await self._admit(deadline)
             await self._settled(subject, deadline)
-            connection = await self._connected(deadline)
+            # The call that was waited for may have ended with the loss of its connection.
+            await self._admit(deadline)
             await asyncio.sleep(max(0.0, self._quiet_until - self._now()))
+            connection = await self._connected(deadline)
             abandoned = Event()
             session = Session(self.host, connection, abandoned)
             job = self._start(partial(self._use, session, partial(work, session, *args, **kwargs)))

@@ -59,9 +59,7 @@ class Handler(ABC, Generic[B, P]):
         """Give back what `decide` claimed, after every step is undone; return error details."""
         raise NotImplementedError(f"{self.event} has no undo")
 
-    async def refuse(
-        self, body: B, error: CcfdError, transaction: Transaction
-    ) -> dict[str, Any]:
+    async def refuse(self, body: B, error: CcfdError, transaction: Transaction) -> dict[str, Any]:
         """Store what a refused request leaves behind; return details for the error."""
         del body, error, transaction
         return {}

@@ -227,9 +227,7 @@ class Records:
         journal: Journal | None = None,
         started: bool = False,
     ) -> None:
-        values: dict[str, Any] = {
-            "state": state, "terminal": terminal, "ended_at": transaction.now
-        }
+        values: dict[str, Any] = {"state": state, "terminal": terminal, "ended_at": transaction.now}
         if journal is not None:
             values["journal"] = journal.to_json()
         if started:

@@ -52,9 +52,7 @@ class Asked:
         """Make the terminal result of a request that was carried out."""
         return self.body("succeeded", now, result=result)
 
-    def failed(
-        self, error: dict[str, Any], now: datetime, *, compensated: bool
-    ) -> dict[str, Any]:
+    def failed(self, error: dict[str, Any], now: datetime, *, compensated: bool) -> dict[str, Any]:
         """Make the terminal result of a request that was not."""
         return self.body("failed", now, error=error, compensated=compensated)
 

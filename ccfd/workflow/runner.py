@@ -96,8 +96,13 @@ class Runner:
             error = next((outcome for outcome in outcomes if outcome is not None), None)
         if error is not None:
             journal.turn_back(error.document(), steps)
-            log.info("workflow turns back", request=flow.asked.request_id, code=error.code,
-                     message=error.message, stuck=journal.stuck)
+            log.info(
+                "workflow turns back",
+                request=flow.asked.request_id,
+                code=error.code,
+                message=error.message,
+                stuck=journal.stuck,
+            )
         else:
             journal.advance()
         # The record after the last stage is the settlement itself.
@@ -109,8 +114,9 @@ class Runner:
         outcomes = await self._all(flow, self._undo)
         error = next((outcome for outcome in outcomes if outcome is not None), None)
         if error is not None:
-            log.error("undo failed", request=flow.asked.request_id, code=error.code,
-                      message=error.message)
+            log.error(
+                "undo failed", request=flow.asked.request_id, code=error.code, message=error.message
+            )
             flow.journal.give_up(error.document())
             return
         flow.journal.advance()
@@ -216,6 +222,4 @@ class Runner:
 def progress(flow: Flow, index: int, status: str) -> dict[str, Any]:
     """Return the field `progress` of a progress message."""
     flat = flow.steps.flat
-    return {
-        "step": flat[index].name, "index": index + 1, "of": len(flat), "status": status
-    }
+    return {"step": flat[index].name, "index": index + 1, "of": len(flat), "status": status}

@@ -16,8 +16,8 @@ Value = dict[str, Any] | None
 
 
 @cache
-def adapter(kind: type[Any]) -> TypeAdapter[Any]:
-    """Return the reader of *kind*'s stored form; making one is slow, so each is made once."""
+def adapter(kind: Any) -> TypeAdapter[Any]:
+    """Return the reader of the type *kind*'s stored form; making one is slow: once for each."""
     return TypeAdapter(kind)
 
 

@@ -76,8 +76,15 @@ async def test_an_expired_subnet_goes_to_the_next_owner_and_a_late_confirm_is_re
         await harness.database.run(lambda tx: subnets.confirm("a", tx))
     assert refused.value.code == "subnet_expired"
     assert await harness.said() == [
-        ("subnet.expired", {"type": "subnet.expired", "owner": "a", "subnet": first,
-                            "time": (await harness.said())[0][1]["time"]})
+        (
+            "subnet.expired",
+            {
+                "type": "subnet.expired",
+                "owner": "a",
+                "subnet": first,
+                "time": (await harness.said())[0][1]["time"],
+            },
+        )
     ]
     assert await reserve(harness, "a", 64) == "10.0.0.65/26"
 
@@ -98,9 +105,7 @@ async def test_addresses_are_the_lowest_free_and_run_out(harness: Harness) -> No
 
 
 async def test_sixty_four_at_once_never_get_the_same(harness: Harness) -> None:
-    got = await asyncio.gather(
-        *(reserve(harness, f"o{n}", SIZES[n % 4]) for n in range(64))
-    )
+    got = await asyncio.gather(*(reserve(harness, f"o{n}", SIZES[n % 4]) for n in range(64)))
     nets = [ipaddress.IPv4Interface(one).network for one in got]
     assert sum(net.num_addresses for net in nets) == len(
         {address for net in nets for address in net}
@@ -119,8 +124,11 @@ class Model:
             block, place, known = self.held[owner]
             return self._name(block, place, known) if known == size else "subnet_exists"
         number = next(
-            (n for n in sorted(self.blocks)
-             if self.blocks[n][0] == size and len(self.blocks[n][1]) < 64 // size),
+            (
+                n
+                for n in sorted(self.blocks)
+                if self.blocks[n][0] == size and len(self.blocks[n][1]) < 64 // size
+            ),
             None,
         )
         if number is None:
@@ -178,9 +186,7 @@ async def _play(action: str, owner: str, size: int, model: Model, tx: Transactio
     if action == "reserve":
         wanted = model.reserve(owner, size)
         try:
-            got: Any = subnets.gateway_of(
-                await subnets.reserve(owner, size, 120, "default", tx)
-            )
+            got: Any = subnets.gateway_of(await subnets.reserve(owner, size, 120, "default", tx))
         except Refused as exc:
             got = exc.code
         assert got == wanted

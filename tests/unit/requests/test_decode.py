@@ -94,7 +94,13 @@ def test_the_message_id_is_the_default_correlation() -> None:
 
 @pytest.mark.parametrize("kind", ["slice.delete", "ccf.slice.delete"])
 def test_a_structured_cloudevent_says_its_id_and_type(kind: str) -> None:
-    envelope = {"specversion": "1.0", "id": "e", "type": kind, "source": "/p", "data": {"slice": "a"}}
+    envelope = {
+        "specversion": "1.0",
+        "id": "e",
+        "type": kind,
+        "source": "/p",
+        "data": {"slice": "a"},
+    }
     event = deliver(
         json.dumps(envelope).encode(), content_type="application/cloudevents+json; charset=utf-8"
     )

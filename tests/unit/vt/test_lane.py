@@ -295,6 +295,44 @@ async def test_after_a_connection_lost_under_a_call_the_next_one_leaves_a_moment
         assert asyncio.get_running_loop().time() - before >= 2 * SHORT
 
 
+async def test_an_undo_that_waited_for_a_call_which_lost_its_connection_leaves_a_moment_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lane, "GRACE", 2 * SHORT)
+    host, release = Host(), threading.Event()
+
+    def cut_late(_session: Session) -> None:
+        release.wait(5)
+        host.opened[0].alive = False
+        raise error(libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_RPC, "keepalive timeout")
+
+    async with lane_to(host) as h1:
+        with pytest.raises(Transient):
+            await h1.effect("vm", SHORT, cut_late)
+        async with asyncio.TaskGroup() as group:
+            undo = group.create_task(h1.effect("vm", 2, answer, 1))
+            await h1.effect("other", 2, answer, 1)  # the host is up: only "vm" waits
+            assert not undo.done()
+            before = asyncio.get_running_loop().time()
+            release.set()
+        assert asyncio.get_running_loop().time() - before >= 2 * SHORT
+
+
+async def test_a_call_that_is_cancelled_while_it_leaves_a_moment_loses_no_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    host = Host()
+    async with lane_to(host) as h1:
+        await h1.call(answer, 1)
+        monkeypatch.setattr(h1, "_quiet_until", asyncio.get_running_loop().time() + 60)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(SHORT):
+                await h1.call(answer, 1)
+        monkeypatch.setattr(h1, "_quiet_until", 0.0)
+        await h1.call(answer, 1)
+        assert len(host.opened) == 1
+
+
 async def test_a_drivers_own_refusal_and_a_defect_pass_unchanged() -> None:
     def refuse(_session: Session) -> None:
         raise Refused("image_not_found", "gone")

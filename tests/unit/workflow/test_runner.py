@@ -18,7 +18,7 @@ async def test_a_passing_error_is_tried_again(harness: Harness) -> None:
             raise failures.pop()
 
     harness.world.trap = trap
-    harness.runner._retries = 5  # noqa: SLF001 - the harness retries nothing by default
+    harness.runner._retries = 5  # the harness retries nothing by default
     async with harness.running():
         made = await harness.ask("slice.create", **CREATE)
     assert made["outcome"] == "succeeded"
@@ -49,7 +49,7 @@ async def test_a_step_over_its_deadline_fails_with_timeout(harness: Harness) -> 
             await asyncio.sleep(3600)
 
     harness.world.trap = trap
-    harness.runner._step_timeout = 0.02  # noqa: SLF001 - a short deadline for a quick test
+    harness.runner._step_timeout = 0.02
     async with harness.running():
         made = await harness.ask("slice.create", **CREATE)
     assert made["error"]["code"] == "timeout"
@@ -142,10 +142,10 @@ async def test_deleting_a_slice_cancels_its_creation(harness: Harness) -> None:
 async def test_requests_for_one_slice_run_in_stored_order(harness: Harness) -> None:
     async with harness.running():
         sent = [await harness.send("slice.create", **CREATE)]
-        for number in range(5):
-            sent.append(
-                await harness.send("vm.create", slice="demo", name=f"n{number}", **VM)
-            )
+        sent += [
+            await harness.send("vm.create", slice="demo", name=f"n{number}", **VM)
+            for number in range(5)
+        ]
         for request in sent:
             assert (await harness.terminal(request))["outcome"] == "succeeded"
     ended = [body["request_id"] for key, body in await harness.said() if "succeeded" in key]
