@@ -141,7 +141,7 @@ class Api:
                     reason="give a token: Authorization: Bearer TOKEN",
                     headers={"WWW-Authenticate": "Bearer"},
                 )
-            request[access.REQUEST_ROLE] = role
+            request[access.REQUEST_ROLE] = role or "nobody"
             return await handler(request)
 
         return authorize

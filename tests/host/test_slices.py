@@ -1,0 +1,257 @@
+"""ccfd on real parts: a portal's message becomes VMs that talk, and vanishes without trace."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import subprocess
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from ccfd.model import names
+from tests import traces
+from tests.ccfd_process import CcfdProcess, sqlite
+from tests.lab import Lab
+from tests.portal import Body, Portal
+
+BOOT_WITHIN = 60.0
+
+
+def vms(*called: str) -> list[dict[str, Any]]:
+    return [{"name": name, "flavor": "tiny", "image": "tiny"} for name in called]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    lab = Lab.up(tmp_path_factory.mktemp("slices") / "lab", hosts=2)
+    yield lab
+    lab.down()
+
+
+@pytest.fixture
+def ccfd(lab: Lab) -> Iterator[CcfdProcess]:
+    process = CcfdProcess(lab)
+    process.start()
+    yield process
+    assert process.stop() == 0, process.tail()
+
+
+@pytest.fixture
+async def portal(lab: Lab, ccfd: CcfdProcess) -> AsyncIterator[Portal]:
+    async with Portal.connected(lab.env["CCF_AMQP_URL"]) as connected:
+        yield connected
+
+
+def assert_nothing_is_left(lab: Lab, ccfd: CcfdProcess) -> None:
+    assert {**traces.on_hosts(lab), **traces.in_the_api(ccfd)} == {}
+
+
+async def guest(lab: Lab, vm: str, line: str, within: float = BOOT_WITHIN) -> str:
+    """Run a shell line in a guest until it succeeds."""
+    end = time.monotonic() + within
+    while True:
+        try:
+            return await asyncio.to_thread(lab.guest, vm, ["sh", "-c", line])
+        except Exception:
+            if time.monotonic() > end:
+                raise
+            await asyncio.sleep(0.3)
+
+
+async def hold_their_leases(lab: Lab, document: Body) -> None:
+    for vm in document["vms"]:
+        shown = await guest(lab, vm["vm"], "ip -4 -o addr show eth0 | grep inet; hostname")
+        assert f" {vm['ip']}/" in shown
+        assert vm["name"] in shown
+
+
+async def reach_each_other(lab: Lab, document: Body) -> None:
+    for one in document["vms"]:
+        for other in document["vms"]:
+            line = f"timeout 5 wget -qO- http://{other['ip']}/"
+            assert (await guest(lab, one["vm"], line)).strip() == other["name"]
+
+
+async def test_a_slice_lives_and_vanishes(lab: Lab, ccfd: CcfdProcess, portal: Portal) -> None:
+    heard: list[Body] = []
+    made = await portal.ask(
+        "slice.create", show=heard.append, slice="demo", gateway=False, vms=vms("a", "b")
+    )
+    assert made["outcome"] == "succeeded", made
+    assert heard[0]["outcome"] == "accepted"
+    progress = [body["progress"] for body in heard if body["outcome"] == "progress"]
+    assert {one["status"] for one in progress} == {"started", "done"}
+    assert {one["of"] for one in progress} == {len(progress) // 2}
+    document = ccfd.get("/v1/slices/demo")
+    assert document == made["result"]
+    assert {vm["host"] for vm in document["vms"]} == {"h1", "h2"}
+    await hold_their_leases(lab, document)
+    await reach_each_other(lab, document)
+    mtu = await guest(lab, document["vms"][0]["vm"], "cat /sys/class/net/eth0/mtu")
+    assert mtu.strip() == "1550"
+
+    grown = await portal.ask("vm.create", slice="demo", **vms("c")[0])
+    assert grown["outcome"] == "succeeded", grown
+    document = ccfd.get("/v1/slices/demo")
+    await hold_their_leases(lab, document)
+    await reach_each_other(lab, document)
+    gone = await portal.ask("vm.delete", vm=grown["result"]["vm"])
+    assert gone["outcome"] == "succeeded", gone
+
+    gone = await portal.ask("slice.delete", slice="demo")
+    assert gone["result"] == {"slice": "demo", "deleted": True}
+    assert_nothing_is_left(lab, ccfd)
+
+
+async def test_slices_of_the_same_shape_do_not_hear_each_other(
+    lab: Lab, ccfd: CcfdProcess, portal: Portal
+) -> None:
+    one, other = await asyncio.gather(
+        *(
+            portal.ask("slice.create", slice=name, gateway=False, vms=vms("a", "b"))
+            for name in ("left", "right")
+        )
+    )
+    assert one["outcome"] == other["outcome"] == "succeeded"
+    left, right = one["result"], other["result"]
+    for what in ("vni", "cidr"):
+        assert left[what] != right[what]
+    await hold_their_leases(lab, left)
+    await hold_their_leases(lab, right)
+    listeners = [_listen(lab, vm) for vm in right["vms"]]
+    await asyncio.sleep(1.0)
+    first, second = left["vms"]
+    await guest(lab, first["vm"], f"ping -c 3 -W 1 {second['ip']}")
+    # A broadcast and an unknown neighbour are flooded to wherever the slice reaches.
+    await guest(
+        lab, first["vm"], f"ip neigh flush dev eth0; ping -c 2 -W 1 {right['vms'][0]['ip']}; true"
+    )
+    await guest(lab, first["vm"], "arping -c 2 -I eth0 10.0.0.62 >/dev/null 2>&1; true")
+    await guest(lab, right["vms"][0]["vm"], f"ping -c 3 -W 1 {right['vms'][1]['ip']}")
+    await asyncio.sleep(1.0)
+    heard = "\n".join(_stop(listener) for listener in listeners)
+    assert right["vms"][0]["mac"] in heard, "the listeners hear their own slice"
+    for vm in left["vms"]:
+        assert vm["mac"] not in heard
+        assert vm["ip"] not in heard
+    for name in ("left", "right"):
+        assert (await portal.ask("slice.delete", slice=name))["outcome"] == "succeeded"
+    assert_nothing_is_left(lab, ccfd)
+
+
+def _listen(lab: Lab, vm: Body) -> subprocess.Popen[str]:
+    argv = ["tcpdump", "-l", "-n", "-e", "-i", names.tap(vm["vm"])]
+    return subprocess.Popen(
+        lab.exec_argv(vm["host"], argv),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+
+
+def _stop(listener: subprocess.Popen[str]) -> str:
+    listener.terminate()
+    printed, _ = listener.communicate(timeout=10)
+    return printed
+
+
+async def test_an_unknown_image_on_the_second_vm_leaves_nothing(
+    lab: Lab, ccfd: CcfdProcess, portal: Portal
+) -> None:
+    wanted = vms("a", "b", "c")
+    wanted[1]["image"] = "nope"
+    made = await portal.ask("slice.create", slice="demo", gateway=False, vms=wanted)
+    assert made["outcome"] == "failed"
+    assert made["error"]["code"] == "image_not_found"
+    assert made["compensated"] is True
+    assert_nothing_is_left(lab, ccfd)
+
+
+async def test_an_image_that_vanishes_on_the_way_is_undone(
+    lab: Lab, ccfd: CcfdProcess, portal: Portal
+) -> None:
+    """The image is known when the request is decided, and gone when a host needs it."""
+    source = lab.layout.images / "fleeting.qcow2"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", str(source), "16M"], check=True, timeout=20
+    )
+    ccfd.stop()
+    ccfd.start()
+    source.unlink()
+    wanted = vms("a", "b", "c")
+    wanted[1]["image"] = "fleeting"
+    made = await portal.ask("slice.create", slice="demo", gateway=False, vms=wanted)
+    assert made["outcome"] == "failed"
+    assert made["error"]["code"] == "image_not_found"
+    assert made["compensated"] is True
+    assert_nothing_is_left(lab, ccfd)
+
+
+@pytest.mark.parametrize("instant", range(5))
+async def test_a_kill_in_the_middle_ends_in_all_or_nothing(
+    lab: Lab, ccfd: CcfdProcess, portal: Portal, instant: int
+) -> None:
+    request = await portal.publish(
+        "slice.create", {"slice": "demo", "gateway": False, "vms": vms("a", "b")}
+    )
+    # Within what a slice takes: each of the five in a fifth of its own, so that all differ.
+    await asyncio.sleep((instant + random.random()) * 0.2)
+    ccfd.kill()
+    ccfd.start()
+    made = await portal.terminal(request)
+    if made["outcome"] == "succeeded":
+        document = ccfd.get("/v1/slices/demo")
+        assert document["state"] == "active"
+        await hold_their_leases(lab, document)
+        await reach_each_other(lab, document)
+        assert (await portal.ask("slice.delete", slice="demo"))["outcome"] == "succeeded"
+    else:
+        assert made["compensated"] is True
+    assert_nothing_is_left(lab, ccfd)
+    ends = [
+        body
+        for body in portal.heard
+        if body.get("request_id") == request and body["outcome"] in ("succeeded", "failed")
+    ]
+    assert all(body == made for body in ends), "one terminal result, however often it is sent"
+
+
+async def test_a_restart_of_ccfd_interrupts_no_tenant(
+    lab: Lab, ccfd: CcfdProcess, portal: Portal
+) -> None:
+    made = await portal.ask("slice.create", slice="demo", gateway=False, vms=vms("a", "b"))
+    document = made["result"]
+    servers = lab.pids("node", "dnsmasq")
+    assert len(servers) == 1
+    assert ccfd.stop() == 0
+    await hold_their_leases(lab, document)
+    await reach_each_other(lab, document)
+    assert lab.pids("node", "dnsmasq") == servers
+    ccfd.start()
+    grown = await portal.ask("vm.create", slice="demo", **vms("c")[0])
+    assert grown["outcome"] == "succeeded", grown
+    assert lab.pids("node", "dnsmasq") == servers, "a new lease needs no new server"
+    await hold_their_leases(lab, ccfd.get("/v1/slices/demo"))
+    assert (await portal.ask("slice.delete", slice="demo"))["outcome"] == "succeeded"
+    assert_nothing_is_left(lab, ccfd)
+
+
+def test_it_works_by_hand_without_a_broker_on_the_embedded_database(
+    lab: Lab,
+) -> None:
+    alone = CcfdProcess(lab, {**sqlite(lab.layout.dir / "node"), "CCFD_BROKER__URL": ""})
+
+    def ctl(*words: str) -> str:
+        argv = [".venv/bin/ccfctl", "--socket", lab.env["CCF_SOCKET"], *words]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    with alone:
+        ctl("slice", "create", "demo", "--no-gateway", "--vm", "name=a,image=tiny,flavor=tiny")
+        assert "active" in ctl("slice", "show", "demo")
+        ctl("slice", "delete", "demo")
+        assert_nothing_is_left(lab, alone)
