@@ -61,7 +61,7 @@ class Watching:
             self._metrics.retrying(flow.steps.flat[index])
         body = flow.asked.body("progress", self._clock(), progress=progress(flow, index, status))
         self._stream.progress(body)
-        self._bus.progress(body, flow.asked.correlation_id)
+        self._bus.progress(body, flow.asked.correlation_id, flow.asked.traceparent)
 
     def attempt(self, step: Step, outcome: str, seconds: float) -> None:
         """Count."""

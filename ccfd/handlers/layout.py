@@ -8,6 +8,7 @@ node's bridge and needs no tunnel.
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from ccfd.errors import Refused
 from ccfd.model import names
 from ccfd.model.network import Bridge, Dhcp, Lease, Namespace, Port, Ports
 from ccfd.model.slice import PlannedSlice, PlannedVm
@@ -27,7 +28,12 @@ class Layout:
         return names.NODE if tunnel_ip == self.settings.network_node.tunnel_ip else host
 
     def _tunnel_ip(self, host: str) -> str:
-        return next(one.tunnel_ip for one in self.settings.host if one.name == host)
+        known = next((one for one in self.settings.host if one.name == host), None)
+        if known is None:
+            raise Refused(
+                "host_not_found", f"{host} has VMs, but no [[host]] in the settings: put it back"
+            )
+        return known.tunnel_ip
 
     def bridges(self, planned: PlannedSlice) -> tuple[Bridge, ...]:
         """List the slice's bridges: the network node's first, then one a host that needs it."""

@@ -184,15 +184,15 @@ class DeleteSlice(Handler[SliceName, PlannedSlice]):
         return planned
 
     async def _cancelled(self, name: str, transaction: Transaction) -> Done:
-        """Be content where the slice's creation was cancelled by a deletion of it."""
-        cancelled = await transaction.scalar(
-            select(tables.request.c.seq).where(
-                tables.request.c.key == f"slice:{name}",
-                tables.request.c.type == CreateSlice.event,
-                tables.request.c.cancelled,
-            )
+        """Be content where this deletion has cancelled the slice's creation."""
+        request = tables.request
+        latest = await transaction.one(
+            select(request.c.cancelled)
+            .where(request.c.key == f"slice:{name}", request.c.ended_at.is_not(None))
+            .order_by(request.c.seq.desc())
+            .limit(1)
         )
-        if cancelled is None:
+        if latest is None or not latest.cancelled:
             raise Refused("slice_not_found", f"there is no slice {name}")
         return Done({"slice": name, "deleted": True})
 

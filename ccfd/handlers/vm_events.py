@@ -112,7 +112,7 @@ class CreateVm(Handler[VmCreate, VmPlan]):
         self, body: VmCreate, error: CcfdError, transaction: Transaction
     ) -> dict[str, Any]:
         """Leave a record of the VM that could not be, where its slice (or owner) is known."""
-        if error.code == "slice_not_found":
+        if error.code in ("slice_not_found", "cancelled"):
             return {}
         vm = str(uuid4())
         await transaction.execute(

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, TypeVar
 
 from pydantic import BaseModel
@@ -66,7 +66,8 @@ class Handler(ABC, Generic[B, P]):
 
     def write_plan(self, plan: P) -> dict[str, Any]:
         """Return the stored form of *plan*."""
-        return asdict(plan)  # type: ignore[call-overload,no-any-return]  # P is a dataclass
+        stored: dict[str, Any] = adapter(self.plan).dump_python(plan, mode="json")
+        return stored
 
     def read_plan(self, stored: dict[str, Any]) -> P:
         """Read the stored form of a plan."""

@@ -6,7 +6,6 @@ it finds. So the names of effects and the fields of their arguments are never re
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import asdict, dataclass
-from functools import cache
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter
@@ -15,10 +14,14 @@ A = TypeVar("A")
 Value = dict[str, Any] | None
 
 
-@cache
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {}
+
+
 def adapter(kind: Any) -> TypeAdapter[Any]:
     """Return the reader of the type *kind*'s stored form; making one is slow: once for each."""
-    return TypeAdapter(kind)
+    if kind not in _ADAPTERS:
+        _ADAPTERS[kind] = TypeAdapter(kind)
+    return _ADAPTERS[kind]
 
 
 @dataclass(frozen=True, slots=True)

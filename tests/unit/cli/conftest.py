@@ -32,7 +32,7 @@ def twin() -> Twin:
 @pytest.fixture
 async def socket(twin: Twin, tmp_path: Path) -> AsyncIterator[str]:
     path = str(tmp_path / "ccfd.sock")
-    runner = web.AppRunner(twin.application(), shutdown_timeout=0)
+    runner = web.AppRunner(twin.application(), shutdown_timeout=1)
     await runner.setup()
     await web.UnixSite(runner, path).start()
     yield path
@@ -40,9 +40,7 @@ async def socket(twin: Twin, tmp_path: Path) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-def ctl_(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Ctl:
+def ctl_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ctl:
     """Run ccfctl's `main` with arguments."""
     for name in ("CCF_HTTP_URL", "CCF_HTTP_SOCKET", "CCF_TOKEN"):
         monkeypatch.delenv(name, raising=False)

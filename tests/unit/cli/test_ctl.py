@@ -40,9 +40,7 @@ async def test_the_request_id_is_printed_and_is_the_one_that_was_sent(
     assert str(UUID(printed[1])) == twin.posted[0]["id"]
 
 
-async def test_it_listens_to_the_slice_before_it_sends(
-    ctl_: Ctl, twin: Twin, socket: str
-) -> None:
+async def test_it_listens_to_the_slice_before_it_sends(ctl_: Ctl, twin: Twin, socket: str) -> None:
     seen: list[int] = []
     twin.on_post = lambda: seen.append(len(twin.subscribed))
     await ctl_("--socket", socket, "subnet", "create", "demo")
@@ -111,9 +109,7 @@ async def test_with_json_a_result_is_one_document_and_nothing_else(
     assert document["request_id"] == twin.posted[0]["id"]
 
 
-async def test_with_json_a_failure_is_one_document_too(
-    ctl_: Ctl, twin: Twin, socket: str
-) -> None:
+async def test_with_json_a_failure_is_one_document_too(ctl_: Ctl, twin: Twin, socket: str) -> None:
     twin.terminal = {"outcome": "failed", "error": NO_HOST, "compensated": True}
     done = await ctl_("--json", "--socket", socket, "slice", "delete", "demo")
     assert done.status == 1
@@ -127,9 +123,7 @@ async def test_a_refused_request_has_failed(ctl_: Ctl, twin: Twin, socket: str) 
     assert "failed: invalid_ipcount: must be 64, 32, 16 or 8" in done.err
 
 
-async def test_without_waiting_only_the_id_is_printed(
-    ctl_: Ctl, twin: Twin, socket: str
-) -> None:
+async def test_without_waiting_only_the_id_is_printed(ctl_: Ctl, twin: Twin, socket: str) -> None:
     done = await ctl_("--socket", socket, "slice", "delete", "demo", "--no-wait")
     assert (done.status, done.out) == (0, twin.posted[0]["id"] + "\n")
     assert twin.subscribed == []
@@ -211,9 +205,7 @@ async def test_a_missing_document_ends_with_1(ctl_: Ctl, twin: Twin, socket: str
     assert json.loads(done.out)["error"]["code"] == "vm_not_found"
 
 
-async def test_a_vm_may_be_named_by_its_slice_and_name(
-    ctl_: Ctl, twin: Twin, socket: str
-) -> None:
+async def test_a_vm_may_be_named_by_its_slice_and_name(ctl_: Ctl, twin: Twin, socket: str) -> None:
     done = await ctl_("--socket", socket, "vm", "delete", "demo/web", "--no-wait")
     assert done.status == 0
     assert twin.posted[0]["data"] == {"vm": VM["vm"]}
@@ -301,10 +293,9 @@ async def test_watching_goes_on_after_the_last_event_when_the_connection_was_los
     process = await asyncio.to_thread(begin, socket, "watch", "--json", "--slice", "demo")
     assert process.stdout is not None
     lines = []
-    for number in (1, 2):
+    for _ in (1, 2):
         async with asyncio.timeout(10):
-            while len(twin.subscribed) < number:
-                await asyncio.sleep(0.01)
+            await twin.came.acquire()
         twin.say("x", notice)
         lines.append(json.loads(await asyncio.to_thread(process.stdout.readline)))
     process.send_signal(signal.SIGINT)

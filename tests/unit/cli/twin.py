@@ -81,6 +81,7 @@ class Twin:
     )
     requests: dict[str, Document] = field(default_factory=dict)
     lose_stream_after: int | None = None
+    came: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     on_post: Callable[[], None] = lambda: None
     _queues: list[asyncio.Queue[bytes]] = field(default_factory=list)
     _number: int = 0
@@ -97,7 +98,12 @@ class Twin:
                 web.get("/v1/{kind}", self.list),
             ]
         )
+        application.on_shutdown.append(self.close)
         return application
+
+    async def close(self, _application: web.Application) -> None:
+        for queue in self._queues:
+            queue.put_nowait(b"")
 
     async def post(self, request: web.Request) -> web.Response:
         self.authorization.append(request.headers.get("Authorization"))
@@ -122,7 +128,7 @@ class Twin:
         self.say("failed", {"type": "vm.delete", "outcome": "failed", "request_id": "another"})
         terminal = {**about, "time": "2026-11-22T12:00:01.000Z", **self.terminal}
         self.say(terminal["outcome"], terminal)
-        ended = {name: terminal[name] for name in ("result", "error") if name in terminal}
+        ended: Document = {n: terminal[n] for n in ("result", "error") if n in terminal}
         self.requests[about["request_id"]] = {
             **about,
             "state": terminal["outcome"],
@@ -153,9 +159,8 @@ class Twin:
             queue.put_nowait(wire.encode())
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
-        self.subscribed.append(
-            (request.query.get("slice"), request.headers.get("Last-Event-ID"))
-        )
+        self.subscribed.append((request.query.get("slice"), request.headers.get("Last-Event-ID")))
+        self.came.release()
         if not self.streams:
             return web.json_response(error("internal", "no streams here"), status=500)
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -166,6 +171,8 @@ class Twin:
         sent = 0
         while sent != self.lose_stream_after:
             wire = await queue.get()
+            if not wire:
+                break
             # In two halves: an event need not come in one piece.
             await response.write(wire[:7])
             await response.write(wire[7:])

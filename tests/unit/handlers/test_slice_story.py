@@ -1,5 +1,9 @@
 """What becomes of a slice: created whole or not at all, deleted without trace."""
 
+import asyncio
+
+from ccfd.documents import COLLECTIONS
+from ccfd.errors import Refused
 from tests.harness import Harness
 
 NOTHING = dict.fromkeys(
@@ -41,6 +45,78 @@ async def test_an_unknown_image_leaves_nothing(harness: Harness) -> None:
     assert made["compensated"] is True
     assert harness.world.leftovers() == {}
     assert await harness.claims() == NOTHING
+
+
+async def test_a_vm_for_a_reservation_without_a_slice_is_failed_and_holds_nothing(
+    harness: Harness,
+) -> None:
+    async with harness.running():
+        await harness.ask("subnet.create", owner="demo")
+        made = await harness.ask("vm.create", slice="demo", **VM)
+        assert made["error"]["code"] == "subnet_expired"
+        async with harness.database.read() as transaction:
+            document = await COLLECTIONS["vms"].one(made["error"]["details"]["vm"], transaction)
+        assert document["state"] == "failed"
+        assert document["slice"] == "demo"
+        assert document["host"] is document["ip"] is None
+        gone = await harness.ask("vm.delete", vm=document["vm"])
+        assert gone["result"]["deleted"] is True
+        assert (await harness.ask("subnet.delete", owner="demo"))["outcome"] == "succeeded"
+        unknown = await harness.ask("vm.create", slice="nobody", **VM)
+        assert unknown["error"]["code"] == "slice_not_found"
+    assert await harness.claims() == NOTHING
+
+
+async def test_a_failed_slice_gives_its_reservation_back_with_its_old_expiry(
+    harness: Harness,
+) -> None:
+    async def trap(call: str, _args: object) -> None:
+        if call == "domains.boot:before":
+            raise Refused("hypervisor_error", "no more memory")
+
+    harness.world.trap = trap
+    async with harness.running():
+        reserved = await harness.ask("subnet.create", owner="demo", ipcount=8, timeout=600)
+        made = await harness.ask("slice.create", slice="demo", gateway=False, vms=[VM])
+        assert made["error"]["code"] == "hypervisor_error"
+        async with harness.database.read() as transaction:
+            document = await COLLECTIONS["subnets"].one("demo", transaction)
+        assert document["state"] == "reserved"
+        assert document["subnet"] == "10.0.0.1/29"
+        assert document["expires_at"] == reserved["result"]["expires_at"]
+
+
+async def test_a_slice_in_use_keeps_its_subnet(harness: Harness) -> None:
+    async with harness.running():
+        await harness.ask("slice.create", slice="demo", gateway=False)
+        kept = await harness.ask("subnet.delete", owner="demo")
+        assert kept["error"]["code"] == "subnet_in_use"
+        twice = await harness.ask("slice.create", slice="demo", gateway=False)
+        assert twice["error"]["code"] == "slice_exists"
+
+
+async def test_what_this_release_has_not_is_refused(harness: Harness) -> None:
+    async with harness.running():
+        for extra in ({}, {"gateway": False, "controller": {"image": "pox"}}):
+            refused = await harness.ask("slice.create", slice="demo", **extra)
+            assert refused["error"]["code"] == "invalid_state"
+    assert await harness.claims() == NOTHING
+
+
+async def test_a_slice_whose_time_is_over_is_announced_and_deleted(harness: Harness) -> None:
+    timers = harness.timers()
+    async with harness.running():
+        await harness.ask("slice.create", slice="demo", gateway=False, vms=[VM], expires_in=1)
+        await harness.database.run(timers.slices)
+        await asyncio.sleep(1.0)
+        await harness.database.run(timers.slices)
+        await harness.database.run(timers.slices)
+        async with asyncio.timeout(5):
+            while await harness.claims() != NOTHING:
+                await asyncio.sleep(0.01)
+    notices = [key for key, _ in await harness.said() if key.startswith("slice.expir")]
+    assert notices == ["slice.expiring", "slice.expired"]
+    assert harness.world.leftovers() == {}
 
 
 async def test_a_vm_joins_and_leaves_a_slice(harness: Harness) -> None:

@@ -136,7 +136,10 @@ async def test_deleting_a_slice_cancels_its_creation(harness: Harness) -> None:
             assert ended["error"]["code"] == "cancelled"
             assert ended["compensated"] is True
         assert (await harness.terminal(deletion))["outcome"] == "succeeded"
+        again = await harness.ask("slice.delete", slice="demo")
+        assert again["error"]["code"] == "slice_not_found"
     assert harness.world.leftovers() == {}
+    assert await harness.claims() == NOTHING
 
 
 async def test_requests_for_one_slice_run_in_stored_order(harness: Harness) -> None:
