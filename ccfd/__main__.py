@@ -70,12 +70,15 @@ def upgrade(config: Config = settings.DEFAULT_PATH) -> None:
 
 
 def main() -> None:
-    """Run the command line; a refused start is one line on stderr and exit status 1."""
+    """Run the command line; a refused start is one line on stderr.
+
+    Exit status 78 (EX_CONFIG) says that a restart would end the same way; 1 that it may not.
+    """
     try:
         application()
     except CcfdError as exc:
         typer.echo(f"ccfd: {exc.message}", err=True)
-        sys.exit(1)
+        sys.exit(78 if exc.code == "invalid_message" else 1)
 
 
 if __name__ == "__main__":

@@ -147,15 +147,15 @@ class Daemon:
             await self._open(closing)
             async with asyncio.TaskGroup() as group:
                 background = [
-                    group.create_task(part(), name=name)
-                    for name, part in {
-                        "timers": self._timers.run,
-                        "host watch": self._watch.run,
-                        "event stream": self.stream.run,
-                        "bus": self.bus.run,
-                        "heartbeat": self._heartbeat,
-                        "watchdog": lambda: watchdog(self.is_alive),
-                    }.items()
+                    group.create_task(part, name=name)
+                    for name, part in (
+                        ("timers", self._timers.run()),
+                        ("host watch", self._watch.run()),
+                        ("event stream", self.stream.run()),
+                        ("bus", self.bus.run()),
+                        ("heartbeat", self._heartbeat()),
+                        ("watchdog", watchdog(self.is_alive)),
+                    )
                 ]
                 engine = group.create_task(self.engine.run(), name="engine")
                 sites = await self._serve(closing)

@@ -56,9 +56,10 @@ def plan(context: typer.Context, file: File) -> None:
         try:
             return await client.post("/v1/plan", body)
         except Answered as exc:
-            if exc.status == 404 and exc.error.get("code") in ("http_404", "request_not_found"):
+            unserved = ("http_404", "http_405", "request_not_found")
+            if exc.error.get("code") in unserved:
                 error = {**exc.error, "message": "this release of ccfd does not serve plans"}
-                raise Answered(404, error) from exc
+                raise Answered(exc.status, error) from exc
             raise
 
     found = here.ask(ask)

@@ -19,7 +19,8 @@ LONGEST_PAUSE = 10.0
 def watch(context: typer.Context, slice_: SliceFilter = None) -> None:
     """Follow results and notices until interrupted.
 
-    A lost connection is made again. With --json, one line for each: {"id", "event", "data"}; progress has no id.
+    A lost connection is made again. With --json, each is a line: {"id", "event", "data"};
+    progress has no id.
     """
     here = session(context)
 

@@ -58,7 +58,7 @@ async def measure(lab: Lab, ccfd: CcfdProcess, rounds: int) -> None:
             str(lab.layout.dir / "ccfd.toml"),
             image,
         ]
-        with subprocess.Popen(  # noqa: ASYNC220 - nothing else runs meanwhile
+        with subprocess.Popen(
             lab.exec_argv("node", argv),
             cwd=CHECKOUT,
             text=True,

@@ -1,0 +1,190 @@
+"""How does a test get a RabbitMQ and a PostgreSQL of its own, on free ports of 127.0.0.1?"""
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import aiormq
+import asyncpg
+import pytest
+
+from tests.lab.shell import run, wait_until
+
+# Not /usr/sbin/rabbitmq*: those wrappers switch to user rabbitmq and read the machine's settings.
+RABBIT = Path("/usr/lib/rabbitmq/bin")
+AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"]
+
+
+def free_port() -> int:
+    """Find a port that nobody listens on."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def need(program: Path | None, package: str) -> Path:
+    """Return *program*; where it is missing, fail in CI and skip elsewhere, and say why."""
+    if program is not None and program.exists():
+        return program
+    why = f"{package} is not installed: run `make setup`"
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)
+
+
+class Rabbit:
+    """A broker that can be killed and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port = free_port()
+        self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        for name in ("mnesia", "log", "home"):
+            (folder / name).mkdir()
+        (folder / "plugins").write_text("[].\n")
+        (folder / "rabbitmq.conf").write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}\n"
+            "loopback_users = none\n"
+            "vm_memory_high_watermark.absolute = 512MB\n"
+            "disk_free_limit.absolute = 50MB\n"
+            "log.console = false\n"
+        )
+        epmd = str(free_port())
+        self._environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": f"{folder}/home",
+            "RABBITMQ_NODENAME": f"ccfd-test-{self.port}@localhost",
+            "RABBITMQ_MNESIA_BASE": f"{folder}/mnesia",
+            "RABBITMQ_LOG_BASE": f"{folder}/log",
+            "RABBITMQ_PID_FILE": f"{folder}/pid",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{folder}/plugins",
+            "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq.conf",
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_EPMD_PORT": epmd,
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                "+S 1:1 +sbwt none -kernel inet_dist_use_interface {127,0,0,1}"
+            ),
+        }
+        # In the foreground and ours to end; RabbitMQ would leave one of its own behind.
+        self._spawn(["epmd", "-address", "127.0.0.1", "-port", epmd])
+
+    def start(self) -> None:
+        """Start the broker; return when it takes a login."""
+        self._spawn([str(RABBIT / "rabbitmq-server")])
+        wait_until(self._answers, "RabbitMQ", timeout=60)
+
+    def begin(self) -> None:
+        """Start the broker and do not wait."""
+        self._spawn([str(RABBIT / "rabbitmq-server")])
+
+    def kill(self) -> None:
+        """Kill the broker, as a loss of power would."""
+        _end(self._processes.pop())
+
+    def close(self) -> None:
+        """End everything."""
+        while self._processes:
+            self.kill()
+
+    def _spawn(self, command: list[str]) -> None:
+        with (self._folder / "output").open("ab") as output:
+            process = subprocess.Popen(
+                command,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self._processes.append(process)
+
+    def _answers(self) -> bool:
+        # First a bare connection: the client logs each refusal, and there are many.
+        socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+        asyncio.run(self._log_in())
+        return True
+
+    async def _log_in(self) -> None:
+        async with asyncio.timeout(5):
+            connection = await aiormq.connect(self.url)
+            await connection.close()
+
+
+class Postgres:
+    """A server whose databases are copies of a template."""
+
+    def __init__(self, folder: Path) -> None:
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
+        self._programs = need(found[-1] if found else None, "postgresql")
+        self._folder = folder
+        self._port = free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._as_user = AS_POSTGRES if os.geteuid() == 0 else []
+        if self._as_user:
+            shutil.chown(folder, "postgres", "postgres")
+        initdb = [
+            *(f"{self._programs}/initdb", "--pgdata", f"{folder}/data", "--username=ccfd"),
+            *("--auth=trust", "--no-sync", "--no-instructions", "--encoding=UTF8", "--locale=C"),
+        ]
+        run([*self._as_user, *initdb])
+
+    def url(self, database: str) -> str:
+        """Return the URL of a database, for the settings."""
+        return f"postgresql+asyncpg://ccfd@127.0.0.1:{self._port}/{database}"
+
+    def start(self) -> None:
+        """Start the server; return when it takes a login."""
+        settings = {
+            "port": self._port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": self._folder,
+            "shared_buffers": "32MB",
+            "max_connections": 100,
+            "fsync": "off",
+            "synchronous_commit": "off",
+            "full_page_writes": "off",
+        }
+        words = [f"{self._programs}/postgres", "-D", f"{self._folder}/data"]
+        words += [f"--{key}={value}" for key, value in settings.items()]
+        with (self._folder / "output").open("ab") as output:
+            self._process = subprocess.Popen(
+                [*self._as_user, *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        wait_until(lambda: asyncio.run(self.execute("SELECT 1")), "PostgreSQL")
+
+    async def execute(self, statement: str) -> bool:
+        """Execute a statement that no transaction may hold."""
+        connection = await asyncpg.connect(
+            host="127.0.0.1", port=self._port, user="ccfd", database="postgres", ssl=False
+        )
+        try:
+            await connection.execute(statement)
+        finally:
+            await connection.close()
+        return True
+
+    def kill(self) -> None:
+        """Kill the server and all its backends."""
+        if self._process is not None:
+            _end(self._process)
+            self._process = None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
