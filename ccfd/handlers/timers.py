@@ -6,23 +6,21 @@ The rows themselves are the timers, so nothing is lost by a restart.
 from collections.abc import Callable
 from datetime import timedelta
 
-import structlog
 from sqlalchemy import delete, select, update
 
 from ccfd.ipam import subnets
 from ccfd.requests.decode import Event
 from ccfd.store import outbox
-from ccfd.store.database import Database, DatabaseAway, Transaction, told_or_later
+from ccfd.store.database import Database, Transaction
 from ccfd.store.outbox import timestamp
+from ccfd.store.rounds import rounds
 from ccfd.store.tables import outbox as outbox_table
 from ccfd.store.tables import request, slices
 from ccfd.workflow.intake import Intake
 
-log = structlog.get_logger()
-
 TOPIC = "timers"
 POLL = 0.5
-PRUNE_EVERY = 600.0
+PRUNE_EVERY = 1200  # rounds
 WARN = timedelta(hours=24)
 BATCH = 100
 
@@ -42,21 +40,19 @@ class Timers:
         self._intake = intake
         self._retention = retention
         self._expired = expired
+        self._rounds = 0
 
     async def run(self) -> None:
         """Look twice a second, for ever."""
-        rounds = 0
-        async with self._database.signals.listen(TOPIC) as told:
-            while True:
-                try:
-                    await self._database.run(self.subnets)
-                    await self._database.run(self.slices)
-                    if rounds * POLL % PRUNE_EVERY == 0:
-                        await self._database.run(self.prune)
-                except DatabaseAway as exc:
-                    log.warning("timers wait for the database", reason=exc.message)
-                rounds += 1
-                await told_or_later(told, POLL)
+        await rounds(self._database, TOPIC, POLL, self.round)
+
+    async def round(self) -> None:
+        """Do what is due now."""
+        await self._database.run(self.subnets)
+        await self._database.run(self.slices)
+        if self._rounds % PRUNE_EVERY == 0:
+            await self._database.run(self.prune)
+        self._rounds += 1
 
     async def subnets(self, transaction: Transaction) -> None:
         """Expire reservations."""

@@ -12,15 +12,13 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
 from sqlalchemy import select
 from sqlalchemy.engine import Row
 
-from ccfd.store.database import Database, DatabaseAway, told_or_later
+from ccfd.store.database import Database
 from ccfd.store.outbox import RESULTS, TOPIC, encode
+from ccfd.store.rounds import rounds
 from ccfd.store.tables import outbox
-
-log = structlog.get_logger()
 
 POLL = 1.0
 QUEUE = 4096
@@ -60,7 +58,6 @@ class Stream:
         self._database = database
         self._readers: set[Reader] = set()
         self._progress: deque[dict[str, Any]] = deque(maxlen=QUEUE)
-        self._told = asyncio.Event()
         self._cursor = 0
         self._seen: set[int] = set()
         self._starting = asyncio.Lock()
@@ -69,7 +66,7 @@ class Stream:
         """Send a progress message to whoever listens now."""
         if self._readers:
             self._progress.append(body)
-            self._told.set()
+            self._database.signals.wake(TOPIC)
 
     @asynccontextmanager
     async def subscribe(self, last_id: int | None, slice_name: str | None) -> AsyncIterator[Reader]:
@@ -113,17 +110,11 @@ class Stream:
 
     async def run(self) -> None:
         """Read what is new, for ever."""
-        async with self._database.signals.listen(TOPIC) as self._told:
-            while True:
-                try:
-                    if self._readers:
-                        await self._round()
-                except DatabaseAway as exc:
-                    log.warning("event stream waits for the database", reason=exc.message)
-                    await asyncio.sleep(POLL)
-                await told_or_later(self._told, POLL)
+        await rounds(self._database, TOPIC, POLL, self._round)
 
     async def _round(self) -> None:
+        if not self._readers:
+            return
         progress = [self._progress.popleft() for _ in range(len(self._progress))]
         oldest = self._cursor - LOOK_BACK
         async with self._database.read() as transaction:
@@ -143,7 +134,7 @@ class Stream:
             for reader in list(self._readers):
                 self._give(reader, sent)
         if len(rows) == PAGE:
-            self._told.set()
+            self._database.signals.wake(TOPIC)
 
     def _give(self, reader: Reader, sent: Sent) -> None:
         if reader.slice is not None and sent.slice != reader.slice:

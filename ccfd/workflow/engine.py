@@ -5,7 +5,8 @@ from contextlib import suppress
 
 import structlog
 
-from ccfd.store.database import Database, DatabaseAway, told_or_later
+from ccfd.store.database import Database, DatabaseAway
+from ccfd.store.rounds import rounds
 from ccfd.workflow.intake import REQUESTS
 from ccfd.workflow.records import LostError, Records
 from ccfd.workflow.runner import Runner, Stopping
@@ -26,6 +27,7 @@ class Engine:
         self._runner = runner
         self._concurrency = concurrency
         self._busy: set[int] = set()
+        self._resumed = False
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -36,23 +38,20 @@ class Engine:
 
     async def run(self) -> None:
         """Run until `stop`, then until every workflow under way has reached a record."""
-        async with (
-            self._database.signals.listen(REQUESTS) as told,
-            asyncio.TaskGroup() as group,
-        ):
-            resumed = False
-            while not self._stopping.is_set():
-                try:
-                    if not resumed:
-                        for seq in await self._records.interrupted():
-                            self._start(group, seq)
-                        resumed = True
-                    await self._start_waiting(group)
-                except DatabaseAway as exc:
-                    log.warning("engine waits for the database", reason=exc.message)
-                await told_or_later(told, POLL)
+        async with asyncio.TaskGroup() as group:
+            await rounds(
+                self._database,
+                REQUESTS,
+                POLL,
+                lambda: self._round(group),
+                until=self._stopping,
+            )
 
-    async def _start_waiting(self, group: asyncio.TaskGroup) -> None:
+    async def _round(self, group: asyncio.TaskGroup) -> None:
+        if not self._resumed:
+            for seq in await self._records.interrupted():
+                self._start(group, seq)
+            self._resumed = True
         free = self._concurrency - len(self._busy)
         if free <= 0:
             return
