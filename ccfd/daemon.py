@@ -35,6 +35,7 @@ from ccfd.vt.hypervisors import Hypervisors
 from ccfd.vt.image_source import DirectoryImages
 from ccfd.workflow.engine import Engine
 from ccfd.workflow.intake import Intake
+from ccfd.workflow.lease import Lease
 from ccfd.workflow.records import Flow, Records
 from ccfd.workflow.runner import Runner, progress
 from ccfd.workflow.steps import Effects, Step
@@ -81,19 +82,25 @@ class Daemon:
         known = handlers(settings)
         self.intake = Intake(known, lambda _kind, reason: self.metrics.dead_letter(reason))
         self.records = Records(self.database, known, self.metrics.ended)
+        self.lease = Lease(self.database)
         self.stream = Stream(self.database)
         self.bus = Bus(settings.broker, self.database, self.intake, self.metrics.dead_letter)
         self._runner = Runner(
             drivers or self._effects(),
             self.records,
             Watching(self.metrics, self.stream, self.bus, self.database),
+            held=lambda: self.lease.held,
             step_timeout=settings.workflow.step_timeout,
             retries=settings.workflow.retries,
             clock=self.database.clock,
             random=Random(),  # noqa: S311 - jitter
         )
         self.engine = Engine(
-            self.database, self.records, self._runner, concurrency=settings.workflow.concurrency
+            self.database,
+            self.records,
+            self._runner,
+            self.lease,
+            concurrency=settings.workflow.concurrency,
         )
         self._timers = Timers(
             self.database,
@@ -149,6 +156,7 @@ class Daemon:
                 background = [
                     group.create_task(part, name=name)
                     for name, part in (
+                        ("lease", self.lease.run()),
                         ("timers", self._timers.run()),
                         ("host watch", self._watch.run()),
                         ("event stream", self.stream.run()),

@@ -25,6 +25,7 @@ from ccfd.store.database import Database, Transaction
 from ccfd.workflow.engine import Engine
 from ccfd.workflow.handler import Handlers
 from ccfd.workflow.intake import Intake
+from ccfd.workflow.lease import Lease
 from ccfd.workflow.records import Flow, Records
 from ccfd.workflow.runner import Runner
 from ccfd.workflow.steps import Step
@@ -99,16 +100,18 @@ class Harness:
         )
         self.intake = Intake(self.handlers, lambda _kind, code: self.dead.append(code))
         self.watched = Watched()
+        self.lease = Lease(self.database)
         self.runner = Runner(
             world.effects(),
             self.records,
             self.watched,
+            held=lambda: self.lease.held,
             step_timeout=5.0,
             retries=retries,
             clock=self.database.clock,
             random=Random(1),
         )
-        self.engine = Engine(self.database, self.records, self.runner, concurrency=16)
+        self.engine = self.fresh_engine()
 
     @classmethod
     @asynccontextmanager
@@ -147,12 +150,25 @@ class Harness:
     async def running(self) -> AsyncIterator[None]:
         """Run the engine meanwhile."""
         async with asyncio.TaskGroup() as group:
+            lease = group.create_task(self.lease.run())
             task = group.create_task(self.engine.run())
             try:
                 yield
             finally:
                 self.engine.stop()
                 await task
+                lease.cancel()
+
+    async def run_to_death(self) -> None:
+        """Run the engine until something that no handler sees ends it."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.lease.run())
+            await self.engine.run()
+
+    def fresh_engine(self) -> Engine:
+        """Make an engine, the first or one after another was stopped."""
+        self.runner.stopping.clear()
+        return Engine(self.database, self.records, self.runner, self.lease, concurrency=16)
 
     async def send(self, kind: str, message_id: str | None = None, **data: Any) -> str:
         """Store an event; return its request's id."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import event, make_url
+from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import Connection, CursorResult, Row
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -35,6 +35,10 @@ CONNECT_TIMEOUT = 5.0
 def utc_now() -> datetime:
     """Tell the time."""
     return datetime.now(UTC)
+
+
+# Heard by the other daemons (`workflow.lease`) once the transaction is committed.
+_TELL = text("SELECT pg_notify('ccfd', :topics)")
 
 
 class DatabaseAway(Transient):
@@ -127,6 +131,7 @@ class Database:
         self.clock = clock
         self.signals = Signals()
         self.is_up = True
+        self.has_peers = False
         self._url = make_url(config.url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self._lock: int | None = None
@@ -194,6 +199,8 @@ class Database:
             try:
                 async with self._transaction(reads=False) as transaction:
                     result = await work(transaction)
+                    if self.has_peers and transaction.wakes:
+                        await transaction.execute(_TELL, [{"topics": "\n".join(transaction.wakes)}])
             except IntegrityError:
                 if attempt == ATTEMPTS - 1:
                     raise

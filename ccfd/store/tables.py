@@ -87,12 +87,16 @@ request = Table(
     Column("received_at", UtcTime, nullable=False),
     Column("started_at", UtcTime),
     Column("ended_at", UtcTime),
+    Column("owner", String(36)),
+    Column("epoch", Integer, nullable=False, default=0, server_default=text("0")),
     CheckConstraint(
         "state IN ('queued', 'running', 'undoing', 'stuck', 'succeeded', 'failed')", name="state"
     ),
+    # Clean-up that is taken up again after the end has its terminal result already.
     CheckConstraint(
-        "(terminal IS NULL) = (state IN ('queued', 'running', 'undoing'))", name="ends_once"
+        "terminal IS NOT NULL OR state IN ('queued', 'running', 'undoing')", name="ends"
     ),
+    CheckConstraint("(owner IS NOT NULL) = (state IN ('running', 'undoing'))", name="owner"),
 )
 OPEN = "state IN ('queued', 'running', 'undoing')"
 RUNNING = "state IN ('running', 'undoing')"
@@ -117,6 +121,13 @@ Index(
     sqlite_where=text(OPEN),
 )
 Index("ix_request_ended_at", request.c.ended_at)
+
+daemon = Table(
+    "daemon",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("heartbeat_at", UtcTime, nullable=False),
+)
 
 outbox = Table(
     "outbox",

@@ -8,6 +8,7 @@ import structlog
 from ccfd.store.database import Database, DatabaseAway
 from ccfd.store.rounds import rounds
 from ccfd.workflow.intake import REQUESTS
+from ccfd.workflow.lease import Lease
 from ccfd.workflow.records import LostError, Records
 from ccfd.workflow.runner import Runner, Stopping
 
@@ -17,24 +18,36 @@ POLL = 1.0
 
 
 class Engine:
-    """Runs up to `concurrency` workflows at once, one for a key."""
+    """Runs up to `concurrency` workflows at once, one for a key, while it holds the lease."""
 
     def __init__(
-        self, database: Database, records: Records, runner: Runner, *, concurrency: int
+        self,
+        database: Database,
+        records: Records,
+        runner: Runner,
+        lease: Lease,
+        *,
+        concurrency: int,
     ) -> None:
         self._database = database
         self._records = records
         self._runner = runner
+        self._lease = lease
         self._concurrency = concurrency
-        self._busy: set[int] = set()
-        self._resumed = False
+        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._stopping = asyncio.Event()
+        lease.on_loss = self._drop_all
 
     def stop(self) -> None:
         """Begin nothing more; let each running workflow reach its next record."""
         self._stopping.set()
         self._runner.stopping.set()
         self._database.signals.wake(REQUESTS)
+
+    def _drop_all(self) -> None:
+        """Stop everything where it is: others may do it now."""
+        for task in self._tasks.values():
+            task.cancel()
 
     async def run(self) -> None:
         """Run until `stop`, then until every workflow under way has reached a record."""
@@ -48,37 +61,31 @@ class Engine:
             )
 
     async def _round(self, group: asyncio.TaskGroup) -> None:
-        if not self._resumed:
-            for seq in await self._records.interrupted():
-                self._start(group, seq)
-            self._resumed = True
-        free = self._concurrency - len(self._busy)
-        if free <= 0:
+        free = self._concurrency - len(self._tasks)
+        if free <= 0 or not self._lease.held:
             return
+        me = self._lease.id
+        found = [*await self._records.interrupted(me)]
         # Those just started may still count as waiting: ask for as many more.
-        waiting = await self._records.waiting(free + len(self._busy))
-        for seq in [seq for seq in waiting if seq not in self._busy][:free]:
-            self._start(group, seq)
+        found += await self._records.waiting(free + len(self._tasks))
+        for seq in [seq for seq in found if seq not in self._tasks][:free]:
+            self._tasks[seq] = group.create_task(self._carry_out(seq, me), name=f"request {seq}")
 
-    def _start(self, group: asyncio.TaskGroup, seq: int) -> None:
-        self._busy.add(seq)
-        group.create_task(self._carry_out(seq), name=f"request {seq}")
-
-    async def _carry_out(self, seq: int) -> None:
+    async def _carry_out(self, seq: int, me: str) -> None:
         """Bring one request to its end, across outages of the database."""
         try:
-            while not self._stopping.is_set() and not await self._try(seq):
+            while not self._stopping.is_set() and not await self._try(seq, me):
                 with suppress(TimeoutError):
                     async with asyncio.timeout(POLL):
                         await self._stopping.wait()
         finally:
-            self._busy.discard(seq)
+            del self._tasks[seq]
             self._database.signals.wake(REQUESTS)
 
-    async def _try(self, seq: int) -> bool:
+    async def _try(self, seq: int, me: str) -> bool:
         """Go on with one request; return False when it is to be looked at again."""
         try:
-            flow = await self._records.begin(seq)
+            flow = await self._records.begin(seq, me)
             if flow is not None:
                 await self._runner.run(flow)
         except DatabaseAway as exc:
@@ -88,7 +95,7 @@ class Engine:
         except Stopping:
             log.info("workflow left for the next start", seq=seq)
         except LostError as exc:
-            log.warning("request was ended elsewhere", request=str(exc))
+            log.warning("request was taken over or ended elsewhere", request=str(exc))
         except Exception as exc:
             # One defective request must not stop the others, nor be tried for ever.
             log.exception("workflow is defective", seq=seq)

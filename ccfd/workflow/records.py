@@ -5,12 +5,12 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlalchemy.engine import Row
 
 from ccfd.errors import CcfdError, Refused
 from ccfd.store.database import Database, Transaction
-from ccfd.store.tables import request
+from ccfd.store.tables import daemon, request
 from ccfd.workflow.handler import Done, Handler, Handlers
 from ccfd.workflow.intake import REQUESTS
 from ccfd.workflow.journal import Journal
@@ -34,7 +34,17 @@ class Flow:
     plan: dict[str, Any]
     steps: Steps
     journal: Journal
+    owner: str
+    epoch: int
     cancelled: bool = False
+
+    def is_mine(self) -> ColumnElement[bool]:
+        """Return the condition under which this daemon may still record anything of it."""
+        return and_(
+            request.c.workflow_id == self.asked.workflow_id,
+            request.c.owner == self.owner,
+            request.c.epoch == self.epoch,
+        )
 
 
 class Records:
@@ -64,26 +74,38 @@ class Records:
             )
         return [row.seq for row in rows]
 
-    async def interrupted(self) -> Sequence[int]:
-        """Return the requests whose workflow was under way when its daemon ended."""
+    async def interrupted(self, me: str) -> Sequence[int]:
+        """Return the requests under way that no living daemon but *me* carries out."""
+        others = select(daemon.c.id).where(daemon.c.id != me)
         async with self._database.read() as transaction:
             rows = await transaction.all(
-                select(request.c.seq).where(request.c.state.in_(RUNNING)).order_by(request.c.seq)
+                select(request.c.seq)
+                .where(request.c.state.in_(RUNNING), request.c.owner.not_in(others))
+                .order_by(request.c.seq)
             )
         return [row.seq for row in rows]
 
-    async def begin(self, seq: int) -> Flow | None:
-        """Decide a waiting request, or take up an interrupted one.
+    async def begin(self, seq: int, me: str) -> Flow | None:
+        """Decide a waiting request, or take up an interrupted one, as daemon *me*.
 
-        Returns None where nothing is left to do.
+        Returns None where nothing is left to do, or another living daemon does it.
         """
-        return await self._database.run(lambda transaction: self._begin(seq, transaction))
+        return await self._database.run(lambda transaction: self._begin(seq, me, transaction))
 
-    async def _begin(self, seq: int, transaction: Transaction) -> Flow | None:
+    async def _begin(self, seq: int, me: str, transaction: Transaction) -> Flow | None:
         row = await transaction.one(select(request).where(request.c.seq == seq).with_for_update())
         if row is None or row.state not in OPEN:
             return None
-        return self._flow(row) if row.state in RUNNING else await self._decide(row, transaction)
+        if row.state == "queued":
+            return await self._decide(row, me, transaction)
+        if row.owner == me:
+            return self._flow(row, me, row.epoch)
+        if await transaction.scalar(select(daemon.c.id).where(daemon.c.id == row.owner)):
+            return None
+        await transaction.execute(
+            update(request).where(request.c.seq == seq).values(owner=me, epoch=request.c.epoch + 1)
+        )
+        return self._flow(row, me, row.epoch + 1)
 
     async def preview(self, handler: Handler[Any, Any], body: Any) -> dict[str, Any]:
         """Decide, and roll the decision back; return what it chose. Raises `Refused`."""
@@ -114,7 +136,7 @@ class Records:
 
         await self._database.run(write)
 
-    async def _decide(self, row: Row[Any], transaction: Transaction) -> Flow | None:
+    async def _decide(self, row: Row[Any], me: str, transaction: Transaction) -> Flow | None:
         asked, handler = Asked.of(row), self._handlers[row.type]
         body = handler.body.model_validate(row.body)
         try:
@@ -127,19 +149,29 @@ class Records:
             error = exc.document()
             error["details"] = {**error["details"], **details}
             terminal = asked.failed(error, transaction.now, compensated=True)
-            await self._end(asked, "failed", terminal, transaction, started=True)
+            await self._end(asked, "failed", terminal, transaction)
             return None
         if isinstance(decision, Done):
             terminal = asked.succeeded(decision.result, transaction.now)
-            await self._end(asked, "succeeded", terminal, transaction, started=True)
+            await self._end(asked, "succeeded", terminal, transaction)
             return None
         steps = handler.steps(decision)
-        flow = Flow(asked, handler, handler.write_plan(decision), steps, Journal.fresh(steps))
+        flow = Flow(
+            asked,
+            handler,
+            handler.write_plan(decision),
+            steps,
+            Journal.fresh(steps),
+            owner=me,
+            epoch=row.epoch + 1,
+        )
         await transaction.execute(
             update(request)
             .where(request.c.seq == row.seq)
             .values(
                 state="running",
+                owner=me,
+                epoch=flow.epoch,
                 started_at=transaction.now,
                 plan=flow.plan,
                 steps=steps.to_json(),
@@ -148,14 +180,16 @@ class Records:
         )
         return flow
 
-    def _flow(self, row: Row[Any]) -> Flow:
+    def _flow(self, row: Row[Any], me: str, epoch: int) -> Flow:
         return Flow(
             Asked.of(row),
             self._handlers[row.type],
             row.plan,
             Steps.from_json(row.steps),
             Journal.from_json(row.journal),
-            row.cancelled,
+            owner=me,
+            epoch=epoch,
+            cancelled=row.cancelled,
         )
 
     async def record(self, flow: Flow) -> None:
@@ -164,9 +198,7 @@ class Records:
         async def write(transaction: Transaction) -> bool | None:
             cancelled: bool | None = await transaction.scalar(
                 update(request)
-                .where(
-                    request.c.workflow_id == flow.asked.workflow_id, request.c.state.in_(RUNNING)
-                )
+                .where(flow.is_mine())
                 .values(
                     journal=flow.journal.to_json(),
                     state="undoing" if flow.journal.backward else "running",
@@ -188,7 +220,7 @@ class Records:
             values = [record.value for record in flow.journal.records]
             result = await flow.handler.settle(plan, values, transaction)
             terminal = flow.asked.succeeded(result, transaction.now)
-            await self._end(flow.asked, "succeeded", terminal, transaction, journal=flow.journal)
+            await self._end(flow.asked, "succeeded", terminal, transaction, flow=flow)
 
         await self._database.run(write)
 
@@ -201,7 +233,7 @@ class Records:
             details = await flow.handler.forget(plan, error, transaction)
             error["details"] = {**error.get("details", {}), **details}
             terminal = flow.asked.failed(error, transaction.now, compensated=True)
-            await self._end(flow.asked, "failed", terminal, transaction, journal=flow.journal)
+            await self._end(flow.asked, "failed", terminal, transaction, flow=flow)
 
         await self._database.run(write)
 
@@ -213,7 +245,7 @@ class Records:
             terminal = flow.asked.failed(
                 flow.journal.error or {}, transaction.now, compensated=False
             )
-            await self._end(flow.asked, state, terminal, transaction, journal=flow.journal)
+            await self._end(flow.asked, state, terminal, transaction, flow=flow)
 
         await self._database.run(write)
 
@@ -224,17 +256,24 @@ class Records:
         terminal: dict[str, Any],
         transaction: Transaction,
         *,
-        journal: Journal | None = None,
-        started: bool = False,
+        flow: Flow | None = None,
     ) -> None:
-        values: dict[str, Any] = {"state": state, "terminal": terminal, "ended_at": transaction.now}
-        if journal is not None:
-            values["journal"] = journal.to_json()
-        if started:
-            values["started_at"] = transaction.now
+        """Store the end of a request: of a workflow of ours, or of one that never began."""
+        values: dict[str, Any] = {
+            "state": state,
+            "terminal": terminal,
+            "ended_at": transaction.now,
+            "owner": None,
+        }
+        if flow is None:
+            condition = request.c.workflow_id == asked.workflow_id
+            values["started_at"] = func.coalesce(request.c.started_at, transaction.now)
+        else:
+            condition = flow.is_mine()
+            values["journal"] = flow.journal.to_json()
         received_at = await transaction.scalar(
             update(request)
-            .where(request.c.workflow_id == asked.workflow_id, request.c.state.in_(OPEN))
+            .where(condition, request.c.state.in_(OPEN))
             .values(**values)
             .returning(request.c.received_at)
         )

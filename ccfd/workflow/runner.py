@@ -11,7 +11,7 @@ from ccfd.errors import CcfdError, Refused, Transient
 from ccfd.store.database import Clock
 from ccfd.workflow import retry
 from ccfd.workflow.journal import Move, StepRecord, StepState
-from ccfd.workflow.records import Flow, cancelled
+from ccfd.workflow.records import Flow, LostError, cancelled
 from ccfd.workflow.steps import Effects, Step
 
 log = structlog.get_logger()
@@ -48,7 +48,10 @@ class Stopping(Exception):
 
 
 class Runner:
-    """Carries out workflows. `step_timeout` in seconds; `retries` after the first attempt."""
+    """Carries out workflows. `step_timeout` in seconds; `retries` after the first attempt.
+
+    `held` tells whether this daemon still may: no effect is begun when it may not.
+    """
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class Runner:
         records: Journaled,
         watcher: Watcher,
         *,
+        held: Callable[[], bool],
         step_timeout: float,
         retries: int,
         clock: Clock,
@@ -64,6 +68,7 @@ class Runner:
         self._effects = effects
         self._records = records
         self._watcher = watcher
+        self._held = held
         self._step_timeout = step_timeout
         self._retries = retries
         self._clock = clock
@@ -136,8 +141,14 @@ class Runner:
         count = len(flow.steps.stages[flow.journal.stage])
         if count == 1:
             return [await act(flow, offset)]
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(act(flow, offset + i)) for i in range(count)]
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(act(flow, offset + i)) for i in range(count)]
+        except BaseExceptionGroup as raised:
+            lost, other = raised.split(LostError)
+            if lost is None or other is not None:
+                raise
+            raise LostError(flow.asked.request_id) from lost
         return [task.result() for task in tasks]
 
     async def _do(self, flow: Flow, index: int) -> CcfdError | None:
@@ -201,6 +212,8 @@ class Runner:
         self, flow: Flow, step: Step, act: Callable[[], Awaitable[None]]
     ) -> CcfdError | None:
         """Act once within the deadline; turn every exception into an error with a code."""
+        if not self._held():
+            raise LostError(flow.asked.request_id)
         loop = asyncio.get_running_loop()
         began = loop.time()
         error: CcfdError | None = None

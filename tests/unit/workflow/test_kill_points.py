@@ -80,10 +80,7 @@ class Scenario:
                 for kind, body in self._before:
                     made = await harness.ask(kind, **body)
                     assert made["outcome"] == "succeeded", made
-            harness.engine = type(harness.engine)(
-                harness.database, harness.records, harness.runner, concurrency=16
-            )
-            harness.runner.stopping.clear()
+            harness.engine = harness.fresh_engine()
         kind, body = self._last
         if kind == "vm.delete":
             async with harness.database.read() as transaction:
@@ -151,7 +148,7 @@ async def _killed_at(victim: int, directory: Path, empty: Path, scenario: Scenar
     identity = await request()
     with pytest.raises(BaseExceptionGroup):
         async with asyncio.timeout(10):
-            await harness.engine.run()
+            await harness.run_to_death()
     await harness.database.close()
 
     async def faulty(call: str, args: Any) -> None:

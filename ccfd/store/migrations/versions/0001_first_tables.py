@@ -2,7 +2,6 @@
 
 import sqlalchemy as sa
 from alembic import op
-from sqlalchemy.dialects import postgresql
 
 revision = "0001"
 down_revision = None
@@ -10,12 +9,18 @@ branch_labels = None
 depends_on = None
 
 MOMENT = sa.DateTime(timezone=True)
-JSON = sa.JSON().with_variant(postgresql.JSONB(), "postgresql")
+JSON = sa.JSON(none_as_null=True)
 SERIAL = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
     """Apply."""
+    op.create_table(
+        "daemon",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("heartbeat_at", MOMENT, nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_daemon")),
+    )
     op.create_table(
         "flavor",
         sa.Column("name", sa.String(length=63), nullable=False),
@@ -122,13 +127,18 @@ def upgrade() -> None:
         sa.Column("received_at", MOMENT, nullable=False),
         sa.Column("started_at", MOMENT, nullable=True),
         sa.Column("ended_at", MOMENT, nullable=True),
+        sa.Column("owner", sa.String(length=36), nullable=True),
+        sa.Column("epoch", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.CheckConstraint(
-            "(terminal IS NULL) = (state IN ('queued', 'running', 'undoing'))",
-            name=op.f("ck_request_ends_once"),
+            "(owner IS NOT NULL) = (state IN ('running', 'undoing'))", name=op.f("ck_request_owner")
         ),
         sa.CheckConstraint(
             "state IN ('queued', 'running', 'undoing', 'stuck', 'succeeded', 'failed')",
             name=op.f("ck_request_state"),
+        ),
+        sa.CheckConstraint(
+            "terminal IS NOT NULL OR state IN ('queued', 'running', 'undoing')",
+            name=op.f("ck_request_ends"),
         ),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_request")),
         sa.UniqueConstraint("request_id", name=op.f("uq_request_request_id")),
