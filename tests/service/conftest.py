@@ -27,6 +27,7 @@ def rabbit() -> Iterator[Rabbit]:
         broker = Rabbit(Path(folder))
         try:
             broker.start()
+            broker.wait()
             yield broker
         finally:
             broker.close()
@@ -40,6 +41,7 @@ def postgres() -> Iterator[Postgres]:
         server = Postgres(Path(folder))
         try:
             server.start()
+            server.wait()
             asyncio.run(_make_template(server))
             yield server
         finally:

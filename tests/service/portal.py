@@ -12,6 +12,7 @@ import aio_pika
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aiormq import spec
 from aiormq.abc import ChannelFrame
+from pamqp.base import Frame
 from pamqp.body import ContentBody
 from pamqp.frame import marshal
 from pamqp.header import ContentHeader
@@ -28,6 +29,7 @@ class Portal:
     letters: list[AbstractIncomingMessage] = field(default_factory=list)
     replies: list[AbstractIncomingMessage] = field(default_factory=list)
     reply_to: str = ""
+    queues: dict[str, str] = field(default_factory=dict)
     _came: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
@@ -50,12 +52,18 @@ class Portal:
             await self.channel.declare_exchange(exchange, "topic", durable=True)
             await queue.bind(exchange, "#")
 
+        self.queues[exchange] = queue.name
+
         async def keep(message: AbstractIncomingMessage) -> None:
             kept.append(message)
             self._came.set()
 
         await queue.consume(keep, no_ack=True)
         return queue.name
+
+    async def listen_no_more(self, exchange: str) -> None:
+        """Delete the queue that gets what the exchange gets."""
+        await self.channel.queue_delete(self.queues[exchange])
 
     async def send(
         self, kind: str, body: dict[str, Any] | bytes, message_id: str | None = "", **about: Any
@@ -80,7 +88,7 @@ class Portal:
     ) -> None:
         """Publish what no library would: no id at all, or bytes *replaced* in the frames."""
         properties = {"content_type": "application/json", **about, "message_id": message_id}
-        frames = [
+        frames: list[Frame | ContentHeader | ContentBody] = [
             spec.Basic.Publish(exchange="ccf.events", routing_key=kind),
             ContentHeader(
                 properties=spec.Basic.Properties(
@@ -97,7 +105,7 @@ class Portal:
         assert replaced[0] in payload
         payload = payload.replace(*replaced) if replaced[0] else payload
         await channel.connection.write_queue.put(ChannelFrame(payload, should_close=False))
-        await bare.rpc(spec.Channel.Flow(active=True))
+        await bare.flow(active=True)
 
     async def until(self, ready: Callable[[], bool]) -> None:
         """Wait until what has come satisfies *ready*."""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import aiormq
@@ -44,7 +45,6 @@ class Rabbit:
         self.port = free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
         self._folder = folder
-        self._processes: list[subprocess.Popen[bytes]] = []
         for name in ("mnesia", "log", "home"):
             (folder / name).mkdir()
         (folder / "plugins").write_text("[].\n")
@@ -67,6 +67,8 @@ class Rabbit:
             "RABBITMQ_CONFIG_FILE": f"{folder}/rabbitmq.conf",
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
             "RABBITMQ_DIST_PORT": str(free_port()),
+            # Its script then becomes the broker, and leaves no shell in between.
+            "RUNNING_UNDER_SYSTEMD": "1",
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_EPMD_PORT": epmd,
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
@@ -74,16 +76,18 @@ class Rabbit:
             ),
         }
         # In the foreground and ours to end; RabbitMQ would leave one of its own behind.
-        self._spawn(["epmd", "-address", "127.0.0.1", "-port", epmd])
+        command = ["epmd", "-address", "127.0.0.1", "-port", epmd]
+        self._processes = [_spawn(command, folder, self._environment)]
 
     def start(self) -> None:
-        """Start the broker; return when it takes a login."""
-        self._spawn([str(RABBIT / "rabbitmq-server")])
-        wait_until(self._answers, "RabbitMQ", timeout=60)
+        """Start the broker, from the main thread only (see `_spawn`)."""
+        self._processes.append(
+            _spawn([str(RABBIT / "rabbitmq-server")], self._folder, self._environment)
+        )
 
-    def begin(self) -> None:
-        """Start the broker and do not wait."""
-        self._spawn([str(RABBIT / "rabbitmq-server")])
+    def wait(self) -> None:
+        """Wait until the broker takes a login."""
+        wait_until(self._answers, "RabbitMQ", timeout=60)
 
     def kill(self) -> None:
         """Kill the broker, as a loss of power would."""
@@ -93,18 +97,6 @@ class Rabbit:
         """End everything."""
         while self._processes:
             self.kill()
-
-    def _spawn(self, command: list[str]) -> None:
-        with (self._folder / "output").open("ab") as output:
-            process = subprocess.Popen(
-                command,
-                env=self._environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        self._processes.append(process)
 
     def _answers(self) -> bool:
         # First a bare connection: the client logs each refusal, and there are many.
@@ -141,7 +133,7 @@ class Postgres:
         return f"postgresql+asyncpg://ccfd@127.0.0.1:{self._port}/{database}"
 
     def start(self) -> None:
-        """Start the server; return when it takes a login."""
+        """Start the server, from the main thread only (see `_spawn`)."""
         settings = {
             "port": self._port,
             "listen_addresses": "127.0.0.1",
@@ -154,14 +146,10 @@ class Postgres:
         }
         words = [f"{self._programs}/postgres", "-D", f"{self._folder}/data"]
         words += [f"--{key}={value}" for key, value in settings.items()]
-        with (self._folder / "output").open("ab") as output:
-            self._process = subprocess.Popen(
-                [*self._as_user, *words],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
+        self._process = _spawn([*self._as_user, *words], self._folder)
+
+    def wait(self) -> None:
+        """Wait until the server takes a login."""
         wait_until(lambda: asyncio.run(self.execute("SELECT 1")), "PostgreSQL")
 
     async def execute(self, statement: str) -> bool:
@@ -182,9 +170,26 @@ class Postgres:
             self._process = None
 
 
+def _spawn(
+    command: list[str], folder: Path, environment: dict[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a server that dies with the thread that starts it: a killed test run leaves none."""
+    head = ["setpriv", "--pdeathsig", "KILL"]
+    if command[: len(AS_POSTGRES)] == AS_POSTGRES:
+        # A change of user clears the signal (prctl(2)): it is set after that.
+        head, command = [*AS_POSTGRES, *head[1:]], command[len(AS_POSTGRES) :]
+    with (folder / "output").open("ab") as output:
+        return subprocess.Popen(
+            [*head, *command],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from random import Random
 from typing import Self
 
 from sqlalchemy import func, select
@@ -11,10 +10,8 @@ from sqlalchemy import func, select
 from ccfd import settings
 from ccfd.bus.bus import Bus
 from ccfd.store import tables
-from ccfd.workflow.engine import Engine
 from ccfd.workflow.records import Flow
-from ccfd.workflow.runner import Runner, progress
-from ccfd.workflow.steps import Step
+from ccfd.workflow.runner import progress
 from tests.harness import Harness, lab_settings
 from tests.twins import World
 
@@ -30,16 +27,8 @@ class Site(Harness):
         self.bus = Bus(
             settings.Broker(url=broker_url), self.database, self.intake, self.buried.append
         )
-        runner = Runner(
-            self.world.effects(),
-            self.records,
-            self,
-            step_timeout=5.0,
-            retries=0,
-            clock=self.database.clock,
-            random=Random(1),
-        )
-        self.engine = Engine(self.database, self.records, runner, concurrency=16)
+        # Whoever is told of steps tells the broker, as in the daemon.
+        self.watched.step = self._tell  # type: ignore[method-assign]
 
     @classmethod
     @asynccontextmanager
@@ -57,25 +46,23 @@ class Site(Harness):
         """Run bus and engine meanwhile; stop as the daemon does."""
         async with asyncio.TaskGroup() as group:
             bus = group.create_task(self.bus.run())
-            engine = group.create_task(self.engine.run())
+            lease = group.create_task(self.lease.run())
             try:
-                yield
-            finally:
-                self.bus.stop_consuming()
-                self.engine.stop()
-                await engine
+                async with super().running():
+                    try:
+                        yield
+                    finally:
+                        self.bus.stop_consuming()
                 await self.bus.flush()
+            finally:
                 bus.cancel()
+                lease.cancel()
 
-    def step(self, flow: Flow, index: int, status: str) -> None:
-        """Publish progress as the daemon does."""
+    def _tell(self, flow: Flow, index: int, status: str) -> None:
         body = flow.asked.body(
             "progress", self.database.clock(), progress=progress(flow, index, status)
         )
         self.bus.progress(body, flow.asked.correlation_id, flow.asked.traceparent)
-
-    def attempt(self, step: Step, outcome: str, seconds: float) -> None:
-        """Count nothing."""
 
     async def until_consuming(self) -> None:
         """Wait until the broker knows of the consumer."""

@@ -54,7 +54,7 @@ async def test_a_slice_tells_its_progress_between_accepted_and_succeeded(
     site: Site, portal: Portal
 ) -> None:
     vms = [{"name": "vm1", "flavor": "tiny", "image": "tiny"}]
-    request = await portal.send("slice.create", {"slice": "demo", "vms": vms})
+    request = await portal.send("slice.create", {"slice": "demo", "gateway": False, "vms": vms})
     await portal.terminal(request)
 
     outcomes = [json.loads(message.body)["outcome"] for message in portal.about(request)]
@@ -83,7 +83,8 @@ async def test_a_copy_after_the_end_gets_the_same_result_again(
     # Whatever its body: the id alone decides.
     await portal.send("subnet.delete", b"{", message_id=request)
     second = await portal.terminal(request, count=2)
-    assert (second.message_id, second.body) == (first.message_id, first.body)
+    assert second.message_id == first.message_id
+    assert json.loads(second.body) == json.loads(first.body)
     assert not portal.letters
     assert await site.requests() == 1
 
@@ -95,9 +96,9 @@ async def test_a_copy_while_the_request_runs_is_dropped(site: Site, portal: Port
         await go.wait()
 
     site.world.trap = trap
-    request = await portal.send("slice.create", {"slice": "demo"})
+    request = await portal.send("slice.create", {"slice": "demo", "gateway": False})
     await portal.until(lambda: len(portal.about(request)) >= 2)
-    await portal.send("slice.create", {"slice": "demo"}, message_id=request)
+    await portal.send("slice.create", {"slice": "demo", "gateway": False}, message_id=request)
     other = await portal.send("subnet.create", {"owner": "other"})
     await portal.terminal(other)
     go.set()
@@ -181,9 +182,9 @@ async def test_without_a_usable_message_id_only_a_letter_remains(
     assert letter.body == b'{"owner": "demo"}'
     assert letter.headers["x-ccf-error"] == "invalid_message"
     assert "message_id" in str(letter.headers["x-ccf-detail"])
-    assert site.buried == ["invalid_message"]
-    assert await site.requests() == 0
     await portal.ask("subnet.create", {"owner": "demo"})
+    assert site.buried == ["invalid_message"]
+    assert await site.requests() == 1
 
 
 async def test_a_cloud_event_is_an_event_by_its_id_and_type(site: Site, portal: Portal) -> None:
@@ -237,7 +238,6 @@ BAD = b"\xff"
         ({"correlation_id": "CORRELATION"}, b"CORRELATION", BAD * 11),
         ({"app_id": "APPLICATION"}, b"APPLICATION", BAD * 11),
         ({"headers": {"HEADER": "value"}}, b"HEADER", BAD * 6),
-        ({"headers": {"HEADER": "value"}}, b"HEADERS", b"HEADER?"),
         ({"timestamp": THEN}, SECONDS, b"\x7f" + BAD * 7),
         ({"headers": {"when": THEN}}, SECONDS, b"\x7f" + BAD * 7),
     ],
@@ -262,5 +262,7 @@ async def test_a_routing_key_that_is_not_text_is_an_unknown_type(
 
 async def test_a_strange_delivery_mode_stops_nothing(site: Site, portal: Portal) -> None:
     body = b'{"owner": "demo"}'
-    await portal.send_raw("subnet.create", body, "strange", delivery_mode=7, priority=9)
+    about = {"delivery_mode": 2, "priority": 9}
+    strange = (b"\x02\x09", b"\x07\x09")
+    await portal.send_raw("subnet.create", body, "strange", replaced=strange, **about)
     assert (await portal.terminal("strange")).type == "subnet.create.succeeded"

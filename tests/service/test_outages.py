@@ -1,0 +1,152 @@
+"""What goes on by itself when the broker or the database goes away and comes back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aio_pika
+import pytest
+from structlog.testing import capture_logs
+
+from tests.service.portal import Portal
+from tests.service.servers import Postgres, Rabbit
+from tests.service.site import Site
+
+
+@pytest.fixture
+async def channel(rabbit: Rabbit) -> AsyncIterator[aio_pika.abc.AbstractChannel]:
+    """The operator's hands on the broker."""
+    connection = await aio_pika.connect(rabbit.url)
+    async with connection, connection.channel() as opened:
+        yield opened
+
+
+async def test_a_queue_deleted_by_hand_comes_back(
+    site: Site, portal: Portal, channel: aio_pika.abc.AbstractChannel
+) -> None:
+    await channel.queue_delete("ccfd.events")
+    async with asyncio.timeout(5):
+        while site.bus.consuming:
+            await asyncio.sleep(0.01)
+    await site.until_consuming()
+    result = await portal.ask("subnet.create", {"owner": "demo"})
+    assert result["outcome"] == "succeeded"
+
+
+async def test_an_exchange_deleted_by_hand_comes_back_and_no_result_is_lost(
+    site: Site, portal: Portal, channel: aio_pika.abc.AbstractChannel
+) -> None:
+    await channel.exchange_delete("ccf.results")
+    request = await portal.send("subnet.create", {"owner": "demo"}, reply_to=portal.reply_to)
+    await portal.until(lambda: bool(portal.replies))
+    assert portal.replies[0].type == "subnet.create.succeeded"
+    assert portal.replies[0].correlation_id == request
+
+
+async def test_a_letter_without_a_queue_makes_its_queue_again(
+    site: Site, portal: Portal, channel: aio_pika.abc.AbstractChannel
+) -> None:
+    await portal.listen_no_more("ccf.dead")
+    await channel.queue_delete("ccfd.dead")
+    await portal.send_raw("subnet.create", b"{}")
+    queue = await channel.get_queue("ccfd.dead", ensure=False)
+    async with asyncio.timeout(10):
+        while site.buried == []:
+            await asyncio.sleep(0.01)
+    letter = await queue.get()
+    assert letter.headers["x-ccf-error"] == "invalid_message"
+
+
+async def test_a_queue_with_other_arguments_is_told_and_tried_again(
+    broker: Rabbit, database_url: str, channel: aio_pika.abc.AbstractChannel
+) -> None:
+    await channel.declare_queue("ccfd.events", durable=True)
+    with capture_logs() as logs:
+        async with Site.at(broker.url, database_url) as site, site.running():
+            async with asyncio.timeout(5):
+                while not site.bus.problem:
+                    await asyncio.sleep(0.01)
+            assert "the queue ccfd.events is not as ccfd needs it" in site.bus.problem
+            assert not site.bus.connected
+            await channel.queue_delete("ccfd.events")
+            await site.until_consuming()
+            assert site.bus.problem == ""
+    assert [entry["event"] for entry in logs if entry["log_level"] == "warning"] == [
+        "broker is not connected"
+    ]
+
+
+async def test_what_arrives_while_the_database_is_away_is_held(
+    site: Site, portal: Portal, postgres: Postgres
+) -> None:
+    await portal.ask("subnet.create", {"owner": "before"})
+    postgres.kill()
+    requests = [await portal.send("subnet.create", {"owner": f"demo{n}"}) for n in range(3)]
+    await portal.send_raw("subnet.create", b"{}")
+    await asyncio.sleep(0.5)
+    assert site.bus.consuming
+    postgres.start()
+    await asyncio.to_thread(postgres.wait)
+    for request in requests:
+        message = await portal.terminal(request)
+        assert message.type == "subnet.create.succeeded"
+    assert {letter.headers["x-ccf-error"] for letter in portal.letters} == {"invalid_message"}
+
+
+async def test_a_killed_broker_comes_back_and_everything_goes_on(
+    site: Site, broker: Rabbit
+) -> None:
+    async with Portal.opened(broker.url) as portal:
+        before = [await portal.send("subnet.create", {"owner": f"a{n}"}) for n in range(20)]
+    broker.kill()
+    async with asyncio.timeout(10):
+        while site.bus.connected:
+            await asyncio.sleep(0.01)
+    # What is stored meanwhile is said later.
+    during = await site.send("subnet.create", owner="during")
+    await site.terminal(during)
+    broker.start()
+    await asyncio.to_thread(broker.wait)
+    async with Portal.opened(broker.url) as portal:
+        await site.until_consuming()
+        assert (await portal.ask("subnet.create", {"owner": "after"}))["outcome"] == "succeeded"
+        for request in before:
+            assert (await site.terminal(request))["outcome"] == "succeeded"
+        await site.bus.flush()
+        assert await site.unpublished() == 0
+
+
+async def test_a_broker_that_is_down_at_start_is_waited_for(
+    broker: Rabbit, database_url: str
+) -> None:
+    broker.kill()
+    async with Site.at(broker.url, database_url) as site, site.running():
+        await asyncio.sleep(0.3)
+        assert not site.bus.connected
+        assert site.bus.problem
+        broker.start()
+        await site.until_consuming()
+        async with Portal.opened(broker.url) as portal:
+            result = await portal.ask("subnet.create", {"owner": "demo"})
+            assert result["outcome"] == "succeeded"
+
+
+async def test_after_stop_nothing_is_consumed_and_all_is_published(
+    site: Site, portal: Portal
+) -> None:
+    await portal.ask("subnet.create", {"owner": "one"})
+    site.bus.stop_consuming()
+    async with asyncio.timeout(5):
+        while site.bus.consuming:
+            await asyncio.sleep(0.01)
+    await portal.send("subnet.create", {"owner": "two"})
+    stored = await site.send("subnet.create", owner="three")
+    await portal.terminal(stored)
+    assert await site.requests() == 2
+
+
+async def test_without_a_broker_what_is_said_counts_as_published(database_url: str) -> None:
+    async with Site.at("", database_url) as site, site.running():
+        await site.ask("subnet.create", owner="demo")
+        async with asyncio.timeout(5):
+            while await site.unpublished():
+                await asyncio.sleep(0.01)

@@ -1,0 +1,165 @@
+"""Several ccfd on one PostgreSQL: what one leaves, another takes over, and nothing twice."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from ccfd.store.database import DatabaseAway
+from ccfd.workflow.lease import LEASE
+from tests.harness import Harness, lab_settings
+from tests.twins import World
+from tests.unit.handlers.test_slice_story import NOTHING, VM
+
+CREATE: dict[str, Any] = {"slice": "demo", "gateway": False, "vms": [{"name": "a", **VM}]}
+
+
+class Gate:
+    """Holds every call of one kind until it is opened, and counts the calls."""
+
+    def __init__(self, call: str) -> None:
+        self._call = call
+        self.reached = asyncio.Event()
+        self.opened = asyncio.Event()
+        self.passed = 0
+
+    async def __call__(self, call: str, _args: Any) -> None:
+        if call == self._call:
+            self.reached.set()
+            await self.opened.wait()
+            self.passed += 1
+
+
+@pytest.fixture
+async def pair(database_url: str) -> AsyncIterator[tuple[Harness, Harness]]:
+    """Two daemons over the same hosts; nothing runs yet."""
+    world = World()
+    one, other = (Harness(lab_settings(database_url), world) for _ in range(2))
+    await one.prepare()
+    yield one, other
+    await one.database.close()
+    await other.database.close()
+
+
+@asynccontextmanager
+async def nowhere() -> AsyncIterator[Any]:
+    """Stand in for a database that cannot be reached."""
+    raise DatabaseAway("cut off by the test")
+    yield
+
+
+async def hang_up(harness: Harness) -> None:
+    """End the session that holds the daemon's lock, as the death of its process does."""
+    async with harness.database.connection() as connection:
+        await connection.exec_driver_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+
+
+async def fall_silent(harness: Harness) -> None:
+    """Give no more signs of life on a session that stands, as a frozen process does."""
+
+    async def silent(_connection: object) -> None:
+        await asyncio.Event().wait()
+
+    harness.lease._renew = silent  # type: ignore[method-assign]  # frozen
+
+
+@pytest.mark.parametrize(("cut", "within"), [(hang_up, 3.0), (fall_silent, 10.0)])
+async def test_a_daemon_that_is_cut_off_stops_and_another_finishes_its_work(
+    pair: tuple[Harness, Harness], cut: Callable[[Harness], Awaitable[None]], within: float
+) -> None:
+    one, other = pair
+    gate = Gate("domains.boot:before")
+    one.world.trap = gate
+    for daemon in pair:
+        daemon.runner._step_timeout = 60
+    async with one.running():
+        request = await one.send("slice.create", **CREATE)
+        await gate.reached.wait()
+        mine, whole, renew = one.lease.id, one.database.connection, one.lease._renew
+        await cut(one)
+        one.database.connection = nowhere  # type: ignore[method-assign,assign]  # the cut
+        began = time.monotonic()
+        async with other.running():
+            async with asyncio.timeout(within):
+                while not other.engine._tasks:
+                    await asyncio.sleep(0.02)
+            print(f"taken over after {time.monotonic() - began:.2f} s")
+            async with asyncio.timeout(LEASE + 2):
+                while one.lease.held or one.engine._tasks:
+                    await asyncio.sleep(0.02)
+            assert one.lease.id == "", "it knows, and its steps were stopped"
+            gate.opened.set()
+            assert (await other.terminal(request))["outcome"] == "succeeded"
+            one.lease._renew = renew  # type: ignore[method-assign]  # mended
+            one.database.connection = whole  # type: ignore[method-assign]  # mended
+            async with asyncio.timeout(10):
+                while not one.lease.held:
+                    await asyncio.sleep(0.05)
+            assert one.lease.id != mine
+            gone = await other.ask("slice.delete", slice="demo")
+            assert gone["outcome"] == "succeeded"
+    assert len(one.world.boots) == 1
+    assert one.world.leftovers() == {}
+    assert await one.claims() == NOTHING
+
+
+async def test_a_stale_daemon_can_record_nothing(pair: tuple[Harness, Harness]) -> None:
+    one, other = pair
+    gate = Gate("domains.boot:before")
+    one.world.trap = gate
+    async with one.running():
+        request = await one.send("slice.create", **CREATE)
+        await gate.reached.wait()
+        # As if it had been frozen: others have buried it, and it does not know yet.
+        async with one.database.connection() as connection:
+            await connection.exec_driver_sql(f"DELETE FROM daemon WHERE id = '{one.lease.id}'")
+            await connection.commit()
+        async with other.running():
+            async with asyncio.timeout(10):
+                while not other.engine._tasks:
+                    await asyncio.sleep(0.05)
+            gate.opened.set()
+            assert (await other.terminal(request))["outcome"] == "succeeded"
+            said = [key for key, body in await other.said() if body.get("request_id") == request]
+            assert said == ["slice.create.accepted", "slice.create.succeeded"]
+            await other.ask("slice.delete", slice="demo")
+    assert one.world.leftovers() == {}
+
+
+async def test_a_reservation_expires_once(pair: tuple[Harness, Harness]) -> None:
+    one, other = pair
+    async with one.running(), other.running(), asyncio.TaskGroup() as group:
+        timers = [group.create_task(each.timers().run()) for each in pair]
+        made = await one.ask("subnet.create", owner="demo", timeout=1)
+        assert made["outcome"] == "succeeded"
+        await asyncio.sleep(2.2)
+        for task in timers:
+            task.cancel()
+    notices = [body for key, body in await one.said() if key == "subnet.expired"]
+    assert [body["owner"] for body in notices] == ["demo"]
+
+
+async def test_two_daemons_share_a_hundred_slices_and_do_none_twice(
+    pair: tuple[Harness, Harness],
+) -> None:
+    one, other = pair
+    async with one.running(), other.running():
+        sent = [
+            await pair[n % 2].send("slice.create", slice=f"s{n}", gateway=False) for n in range(60)
+        ]
+        made = [await one.terminal(request, 60) for request in sent]
+        assert {body["outcome"] for body in made} == {"succeeded"}
+        assert len({body["result"]["cidr"] for body in made}) == 60
+        assert one.ended, "one has done some"
+        assert other.ended, "and the other too"
+        assert len(one.ended) + len(other.ended) == 60
+        gone = [await one.send("slice.delete", slice=f"s{n}") for n in range(60)]
+        assert {(await one.terminal(r, 60))["outcome"] for r in gone} == {"succeeded"}
+    assert one.world.leftovers() == {}
+    assert await one.claims() == NOTHING
