@@ -3,8 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -44,11 +43,16 @@ async def pair(database_url: str) -> AsyncIterator[tuple[Harness, Harness]]:
     await other.database.close()
 
 
-@asynccontextmanager
-async def nowhere() -> AsyncIterator[Any]:
-    """Stand in for a database that cannot be reached."""
+def nowhere() -> NoReturn:
+    """Stand in for a connection to a database that cannot be reached."""
     raise DatabaseAway("cut off by the test")
-    yield
+
+
+async def until(condition: Callable[[], bool], within: float) -> None:
+    """Wait until *condition* holds."""
+    async with asyncio.timeout(within):
+        while not condition():
+            await asyncio.sleep(0.02)
 
 
 async def hang_up(harness: Harness, _monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,19 +93,13 @@ async def test_a_daemon_that_is_cut_off_stops_and_another_finishes_its_work(
         monkeypatch.setattr(one.database, "connection", nowhere)
         began = time.monotonic()
         async with other.running():
-            async with asyncio.timeout(within):
-                while not other.engine._tasks:
-                    await asyncio.sleep(0.02)
+            await until(lambda: bool(other.engine._tasks), within)
             print(f"taken over after {time.monotonic() - began:.2f} s")
-            async with asyncio.timeout(LEASE + 2):
-                while one.lease.held or one.engine._tasks:
-                    await asyncio.sleep(0.02)
+            await until(lambda: not one.lease.held and not one.engine._tasks, LEASE + 2)
             gate.opened.set()
             assert (await other.terminal(request))["outcome"] == "succeeded"
             monkeypatch.undo()
-            async with asyncio.timeout(10):
-                while not one.lease.held:
-                    await asyncio.sleep(0.05)
+            await until(lambda: one.lease.held, 10)
             assert one.lease.id != mine
             gone = await other.ask("slice.delete", slice="demo")
             assert gone["outcome"] == "succeeded"
@@ -122,9 +120,7 @@ async def test_a_stale_daemon_can_record_nothing(pair: tuple[Harness, Harness]) 
             await connection.exec_driver_sql(f"DELETE FROM daemon WHERE id = '{one.lease.id}'")
             await connection.commit()
         async with other.running():
-            async with asyncio.timeout(10):
-                while not other.engine._tasks:
-                    await asyncio.sleep(0.05)
+            await until(lambda: bool(other.engine._tasks), 10)
             gate.opened.set()
             assert (await other.terminal(request))["outcome"] == "succeeded"
             said = [key for key, body in await other.said() if body.get("request_id") == request]
