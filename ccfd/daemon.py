@@ -35,6 +35,7 @@ from ccfd.vt.hypervisors import Hypervisors
 from ccfd.vt.image_source import DirectoryImages
 from ccfd.workflow.engine import Engine
 from ccfd.workflow.intake import Intake
+from ccfd.workflow.intervene import Interventions
 from ccfd.workflow.lease import Lease
 from ccfd.workflow.records import Flow, Records
 from ccfd.workflow.runner import Runner, progress
@@ -82,6 +83,7 @@ class Daemon:
         known = handlers(settings)
         self.intake = Intake(known, lambda _kind, reason: self.metrics.dead_letter(reason))
         self.records = Records(self.database, known, self.metrics.ended)
+        self.interventions = Interventions(self.database, known)
         self.lease = Lease(self.database)
         self.stream = Stream(self.database)
         self.bus = Bus(settings.broker, self.database, self.intake, self.metrics.dead_letter)
@@ -216,6 +218,7 @@ class Daemon:
             database=self.database,
             intake=self.intake,
             records=self.records,
+            interventions=self.interventions,
             stream=self.stream,
             metrics=self.metrics,
             problems=self.problems,

@@ -25,6 +25,7 @@ from ccfd.store.database import Database, Transaction
 from ccfd.workflow.engine import Engine
 from ccfd.workflow.handler import Handlers
 from ccfd.workflow.intake import Intake
+from ccfd.workflow.intervene import Interventions
 from ccfd.workflow.lease import Lease
 from ccfd.workflow.records import Flow, Records
 from ccfd.workflow.runner import Runner
@@ -99,6 +100,7 @@ class Harness:
             lambda kind, outcome, _s: self.ended.append((kind, outcome)),
         )
         self.intake = Intake(self.handlers, lambda _kind, code: self.dead.append(code))
+        self.interventions = Interventions(self.database, self.handlers)
         self.watched = Watched()
         self.lease = Lease(self.database)
         self.runner = Runner(

@@ -27,9 +27,7 @@ class Bus:
     ) -> None:
         self._config = config
         self._database = database
-        self._inbox = Inbox(
-            database, intake, prefetch=config.prefetch, dead_letter=dead_letter
-        )
+        self._inbox = Inbox(database, intake, prefetch=config.prefetch, dead_letter=dead_letter)
         self._publisher = Publisher(database)
         self._connection = BrokerConnection(
             config.url,

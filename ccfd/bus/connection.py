@@ -49,9 +49,7 @@ class BrokerConnection:
 
     def __init__(self, url: str, parts: Sequence[Part], *, random: Random) -> None:
         given = URL(url)
-        self._url = given if "heartbeat" in given.query else given.update_query(
-            heartbeat=HEARTBEAT
-        )
+        self._url = given if "heartbeat" in given.query else given.update_query(heartbeat=HEARTBEAT)
         self._parts = parts
         self._random = random
         self.connected = False

@@ -76,8 +76,8 @@ class Inbox:
 
         Raises `ConsumerCancelled`, and what ends the channel.
         """
-        # aio_pika's own messages raise at a `delivery_mode` of 7, say, where nobody sees it, and
-        # the delivery would stay unacknowledged; aiormq's are as they came.
+        # aiormq's deliveries, as they came: aio_pika makes two tasks of each, and raises at odd
+        # properties where nobody sees it, so that the delivery would stay unacknowledged.
         bare = await channel.get_underlay_channel()
         arrived: deque[DeliveredMessage] = deque()
         cancelled = asyncio.Event()
@@ -131,8 +131,9 @@ class Inbox:
             if not delivery.is_answerable:
                 await sender.send(letter(delivery.event, self._database.clock()))
                 self._dead_letter(ERROR)
-                log.warning("message buried", reason="no message_id",
-                            routing_key=delivery.event.routing_key)
+                log.warning(
+                    "message buried", reason="no message_id", routing_key=delivery.event.routing_key
+                )
         events = [delivery.event for delivery in batch if delivery.is_answerable]
         if events and not await self._through_outages(lambda: self._store_together(events)):
             for delivery in batch:

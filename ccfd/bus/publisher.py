@@ -24,6 +24,7 @@ from ccfd.bus.progress import Ended, Progress, arrange
 from ccfd.bus.sender import Outgoing, Sender, Sends, TurnedDown
 from ccfd.store.database import Database, DatabaseAway, Transaction, told_or_later
 from ccfd.store.outbox import RESULTS, TOPIC, encode
+from ccfd.store.rounds import rounds
 from ccfd.store.tables import outbox
 
 log = structlog.get_logger()
@@ -164,13 +165,23 @@ class Publisher:
             if lane in behind:
                 continue
             if outcome is not None and self._lanes.turned_down(lane, item.id, now):
-                log.warning("message turned down", message_id=item.message_id, type=item.type,
-                            exchange=item.exchange, reason=str(outcome))
+                log.warning(
+                    "message turned down",
+                    message_id=item.message_id,
+                    type=item.type,
+                    exchange=item.exchange,
+                    reason=str(outcome),
+                )
                 behind.add(lane)
                 continue
             if outcome is not None:
-                log.error("message given up", message_id=item.message_id, type=item.type,
-                          exchange=item.exchange, reason=str(outcome))
+                log.error(
+                    "message given up",
+                    message_id=item.message_id,
+                    type=item.type,
+                    exchange=item.exchange,
+                    reason=str(outcome),
+                )
             self._lanes.passed(lane)
             self._confirmed.append(item.id)
             ended = _ends(item)
@@ -202,13 +213,10 @@ class NoBroker:
 
     async def run(self) -> None:
         """Mark every row as published, until cancelled."""
-        async with self._database.signals.listen(TOPIC) as told:
-            while True:
-                try:
-                    await self._database.run(_mark_all)
-                except DatabaseAway as exc:
-                    log.warning("outbox waits for the database", reason=exc.message)
-                await told_or_later(told, POLL)
+        await rounds(self._database, TOPIC, POLL, self._mark)
+
+    async def _mark(self) -> None:
+        await self._database.run(_mark_all)
 
 
 async def _mark_all(transaction: Transaction) -> None:

@@ -19,6 +19,7 @@ from ccfd.settings import Settings
 from ccfd.store import tables
 from ccfd.store.database import Transaction
 from ccfd.workflow.handler import Done, Handler
+from ccfd.workflow.intervene import close
 from ccfd.workflow.steps import Steps, each, in_order, only_forward
 
 VNI_POOL = "vni"
@@ -216,6 +217,7 @@ class DeleteSlice(Handler[SliceName, PlannedSlice]):
         """Give everything back."""
         await release_all(plan, transaction)
         await subnets.release(plan.name, transaction)
+        await close(tables.request.c.key == f"slice:{plan.name}", transaction)
         return {"slice": plan.name, "deleted": True}
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import delete, insert, select, update
+from sqlalchemy import and_, delete, insert, select, update
 
 from ccfd import documents
 from ccfd.errors import CcfdError, Refused
@@ -20,6 +20,7 @@ from ccfd.settings import Settings
 from ccfd.store import tables
 from ccfd.store.database import Transaction
 from ccfd.workflow.handler import Done, Handler
+from ccfd.workflow.intervene import close
 from ccfd.workflow.steps import Stage, Steps, each, in_order, only_forward
 
 
@@ -186,4 +187,7 @@ class DeleteVm(Handler[VmDelete, VmPlan]):
         """Give back what it held."""
         await vm_choice.release([plan.vm], transaction)
         await transaction.execute(delete(tables.vm).where(tables.vm.c.id == plan.vm.id))
+        creation = tables.request.c.plan["vm"]["id"].as_string() == plan.vm.id
+        key = tables.request.c.key == f"slice:{plan.without.name}"
+        await close(and_(key, tables.request.c.type == CreateVm.event, creation), transaction)
         return {"vm": plan.vm.id, "deleted": True}

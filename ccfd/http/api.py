@@ -20,6 +20,7 @@ from ccfd.store import tables
 from ccfd.store.database import Database, DatabaseAway, Transaction, told_or_later
 from ccfd.store.outbox import encode
 from ccfd.workflow.intake import Intake
+from ccfd.workflow.intervene import Interventions
 from ccfd.workflow.records import ENDED, Records
 
 log = structlog.get_logger()
@@ -87,6 +88,7 @@ class Api:
         database: Database,
         intake: Intake,
         records: Records,
+        interventions: Interventions,
         stream: Stream,
         metrics: Metrics,
         problems: Callable[[], dict[str, str]],
@@ -95,6 +97,7 @@ class Api:
         self._database = database
         self._intake = intake
         self._records = records
+        self._interventions = interventions
         self._stream = stream
         self._metrics = metrics
         self._problems = problems
@@ -114,6 +117,7 @@ class Api:
                 web.get("/v1/events", self.get_events),
                 web.post("/v1/plan", self.plan),
                 web.get("/v1/requests/{name}", self.get_request),
+                web.post("/v1/requests/{name}/{act:cancel|retry|abandon}", self.intervene),
                 web.get("/v1/slices/{name}", self.one("slices")),
                 web.get("/v1/vms/{name}", self.one("vms")),
                 web.get("/v1/subnets/{name}", self.one("subnets")),
@@ -235,6 +239,18 @@ class Api:
             if row is None:
                 raise Refused("request_not_found", f"there is no request {name!r}")
             return answer(await request_document(row, transaction))
+
+    async def intervene(self, request: web.Request) -> web.Response:
+        """Cancel a request, or have a stuck one's undo tried again or given up."""
+        if request[access.REQUEST_ROLE] != "operator":
+            raise web.HTTPForbidden(reason="only an operator may intervene in requests")
+        act = {
+            "cancel": self._interventions.cancel,
+            "retry": self._interventions.retry,
+            "abandon": self._interventions.abandon,
+        }[request.match_info["act"]]
+        await act(request.match_info["name"])
+        return await self.get_request(request)
 
     def one(self, collection: str) -> access.Handle:
         """Serve one document of *collection*."""

@@ -37,6 +37,7 @@ class Flow:
     owner: str
     epoch: int
     cancelled: bool = False
+    answered: bool = False
 
     def is_mine(self) -> ColumnElement[bool]:
         """Return the condition under which this daemon may still record anything of it."""
@@ -190,6 +191,7 @@ class Records:
             owner=me,
             epoch=epoch,
             cancelled=row.cancelled,
+            answered=row.terminal is not None,
         )
 
     async def record(self, flow: Flow) -> None:
@@ -271,6 +273,9 @@ class Records:
         else:
             condition = flow.is_mine()
             values["journal"] = flow.journal.to_json()
+        if flow is not None and flow.answered:
+            # Taken up again after its end: whoever asked has the answer already.
+            del values["terminal"], values["ended_at"]
         received_at = await transaction.scalar(
             update(request)
             .where(condition, request.c.state.in_(OPEN))
@@ -279,10 +284,12 @@ class Records:
         )
         if received_at is None:
             raise LostError(asked.request_id)
+        transaction.wake(REQUESTS)
+        if flow is not None and flow.answered:
+            return
         seconds = (transaction.now - received_at).total_seconds()
         transaction.after(partial(self._count, asked.type, terminal["outcome"], seconds))
         await asked.answer(transaction, terminal)
-        transaction.wake(REQUESTS)
         transaction.wake(ENDED + asked.request_id)
 
 

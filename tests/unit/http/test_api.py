@@ -65,6 +65,7 @@ async def served(harness: Harness) -> AsyncIterator[Served]:
         database=harness.database,
         intake=harness.intake,
         records=harness.records,
+        interventions=harness.interventions,
         stream=stream,
         metrics=Metrics(Knows()),
         problems=lambda: problems,
