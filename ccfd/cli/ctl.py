@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ccfd.cli import file_commands, look_commands, slice_commands, subnet_commands, vm_commands
+from ccfd.cli import (
+    file_commands,
+    look_commands,
+    request_commands,
+    slice_commands,
+    subnet_commands,
+    vm_commands,
+)
 from ccfd.cli.session import Session
 from ccfd.cli.watch_command import watch
 
@@ -38,7 +45,7 @@ app.add_typer(look_commands.host, name="host")
 app.add_typer(look_commands.network, name="network")
 app.add_typer(look_commands.flavor, name="flavor")
 app.add_typer(look_commands.image, name="image")
-app.add_typer(look_commands.request, name="request")
+app.add_typer(request_commands.request, name="request")
 app.command()(file_commands.plan)
 app.command()(file_commands.apply)
 app.command()(watch)

@@ -1,4 +1,4 @@
-"""`ccfctl host|network|flavor|image …` and `ccfctl request show`: looking, not changing."""
+"""`ccfctl host|network|flavor|image …`: looking, not changing."""
 
 from typing import Annotated
 
@@ -10,7 +10,6 @@ host = typer.Typer(help="Compute hosts.", no_args_is_help=True)
 network = typer.Typer(help="Address pools.", no_args_is_help=True)
 flavor = typer.Typer(help="Sizes of VMs.", no_args_is_help=True)
 image = typer.Typer(help="Images of disks.", no_args_is_help=True)
-request = typer.Typer(help="Requests and what became of them.", no_args_is_help=True)
 
 
 @host.command("list")
@@ -46,13 +45,3 @@ def list_flavors(context: typer.Context) -> None:
 def list_images(context: typer.Context) -> None:
     """List images."""
     session(context).list("images")
-
-
-@request.command("show")
-def show_request(
-    context: typer.Context, request_id: Annotated[str, typer.Argument(metavar="ID")]
-) -> None:
-    """Show a request, its steps, and how it ended."""
-    from ccfd.cli import sheets
-
-    session(context).show(f"/v1/requests/{segment(request_id)}", sheets.request)

@@ -59,9 +59,15 @@ class Session:
         self, path: str, draw: "Callable[[Document], Iterable[Block]]", **query: str | None
     ) -> None:
         """Print the document at *path*."""
+        self._print(self.ask(lambda client: client.get(path, **query)), draw)
+
+    def act(self, path: str, draw: "Callable[[Document], Iterable[Block]]") -> None:
+        """Call for an action, and print the document that it answers."""
+        self._print(self.ask(lambda client: client.post(path, {})), draw)
+
+    def _print(self, document: "Document", draw: "Callable[[Document], Iterable[Block]]") -> None:
         from ccfd.cli.output import show, write_json
 
-        document = self.ask(lambda client: client.get(path, **query))
         if self.as_json:
             write_json(document)
         else:

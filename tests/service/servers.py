@@ -89,14 +89,16 @@ class Rabbit:
         """Wait until the broker takes a login."""
         wait_until(self._answers, "RabbitMQ", timeout=60)
 
-    def kill(self) -> None:
-        """Kill the broker, as a loss of power would."""
-        _end(self._processes.pop())
+    def stop(self) -> None:
+        """Stop the broker in good order: killed, 3.10 loses queues declared a moment ago."""
+        process = self._processes.pop()
+        process.terminate()
+        process.wait(30)
 
     def close(self) -> None:
-        """End everything."""
-        while self._processes:
-            self.kill()
+        """Kill everything."""
+        for process in self._processes:
+            _end(process)
 
     def _answers(self) -> bool:
         # First a bare connection: the client logs each refusal, and there are many.

@@ -258,11 +258,3 @@ async def test_a_routing_key_that_is_not_text_is_an_unknown_type(
     result = await portal.terminal("odd")
     assert json.loads(result.body)["error"]["code"] == "unknown_type"
     assert (await portal.letter()).body == b"{}"
-
-
-async def test_a_strange_delivery_mode_stops_nothing(site: Site, portal: Portal) -> None:
-    body = b'{"owner": "demo"}'
-    about = {"delivery_mode": 2, "priority": 9}
-    strange = (b"\x02\x09", b"\x07\x09")
-    await portal.send_raw("subnet.create", body, "strange", replaced=strange, **about)
-    assert (await portal.terminal("strange")).type == "subnet.create.succeeded"

@@ -29,7 +29,7 @@ async def db(server: FakeServer) -> AsyncIterator[Ovsdb]:
 
 async def until(true: Any) -> None:
     async with asyncio.timeout(1):
-        while not true():  # noqa: ASYNC110 -- what is waited for is a plain attribute
+        while not true():
             await asyncio.sleep(0.001)
 
 

@@ -1,0 +1,42 @@
+"""`ccfctl request …`: what became of a request, and a person's hand on it."""
+
+from typing import Annotated
+
+import typer
+
+from ccfd.cli.session import segment, session
+
+request = typer.Typer(help="Requests and what became of them.", no_args_is_help=True)
+RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id.")]
+
+
+@request.command("show")
+def show(context: typer.Context, request_id: RequestId) -> None:
+    """Show a request, its steps, and how it ended."""
+    from ccfd.cli import sheets
+
+    session(context).show(f"/v1/requests/{segment(request_id)}", sheets.request)
+
+
+@request.command("cancel")
+def cancel(context: typer.Context, request_id: RequestId) -> None:
+    """Have a request that waits or runs turned back and undone."""
+    _intervene(context, request_id, "cancel")
+
+
+@request.command("retry")
+def retry(context: typer.Context, request_id: RequestId) -> None:
+    """Have a stuck request's undo tried again."""
+    _intervene(context, request_id, "retry")
+
+
+@request.command("abandon")
+def abandon(context: typer.Context, request_id: RequestId) -> None:
+    """Free what a stuck request holds in ccfd; what it left on hosts stays there."""
+    _intervene(context, request_id, "abandon")
+
+
+def _intervene(context: typer.Context, request_id: str, act: str) -> None:
+    from ccfd.cli import sheets
+
+    session(context).act(f"/v1/requests/{segment(request_id)}/{act}", sheets.request)
