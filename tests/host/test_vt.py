@@ -524,6 +524,6 @@ async def test_a_libvirtd_that_was_killed_is_used_again_when_it_is_back(
     os.kill(libvirtd(lab), signal.SIGKILL)
     await asyncio.to_thread(start_again, lab)
     async with asyncio.timeout(10):
-        while not await hypervisors.probe("h1"):  # noqa: ASYNC110 - it is another process
+        while not await hypervisors.probe("h1"):
             await asyncio.sleep(0.1)
     assert await hypervisors.domains.state("h1", machine.vm) == "running"

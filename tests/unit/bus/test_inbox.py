@@ -93,7 +93,7 @@ def count_transactions(scene: Scene) -> list[int]:
         count[0] += 1
         return await run(work)
 
-    scene.harness.database.run = counted  # type: ignore[method-assign,assignment]
+    scene.harness.database.run = counted  # type: ignore[method-assign]
     return count
 
 
@@ -208,11 +208,11 @@ async def test_stopped_it_cancels_its_consumer_and_waits(scene: Scene) -> None:
     channel = FakeChannel([], cancels=False)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(scene.inbox.run(channel))  # type: ignore[arg-type]  # see above
-        while not scene.inbox.consuming:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert channel.consumed
         scene.inbox.stop()
-        while not channel.cancelled:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        assert channel.cancelled
         assert not scene.inbox.consuming
         assert not task.done()
         task.cancel()
@@ -227,7 +227,7 @@ class FakeChannel:
         self.messages = messages
         self.cancels = cancels
         self.acknowledged: list[int] = []
-        self.cancelled = False
+        self.consumed = self.cancelled = False
         self.on_consumer_cancel_callbacks: set[Callable[[object], None]] = set()
 
     async def get_underlay_channel(self) -> "FakeChannel":
@@ -238,6 +238,7 @@ class FakeChannel:
 
     async def basic_consume(self, queue: str, take: Callable[[Any], Awaitable[None]]) -> Any:
         assert queue == "ccfd.events"
+        self.consumed = True
         for message in self.messages:
             await take(message)
         if self.cancels:

@@ -197,6 +197,7 @@ async def test_progress_goes_out_between_accepted_and_the_terminal(
         for index in range(3):
             publisher.progress(told("r", index), "c", "00-1")
         await say(harness, "slice.create.succeeded")
+        await publisher.flush(within=0.5)
         publisher.progress(told("r", 9), "c")
         await publisher.flush(within=0.5)
     assert sender.kinds() == [

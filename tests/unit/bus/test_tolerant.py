@@ -1,5 +1,6 @@
 import pytest
 from pamqp import decode, encode
+from pamqp.common import FieldTable
 
 from ccfd.bus import tolerant
 from ccfd.store.database import utc_now
@@ -7,7 +8,7 @@ from ccfd.store.database import utc_now
 
 def test_well_formed_values_are_read_as_before() -> None:
     now = utc_now().replace(microsecond=0)
-    table = {"a": "b", "n": 1, "t": now}
+    table: FieldTable = {"a": "b", "n": 1, "t": now}
     assert tolerant.short_string(b"\x02abc") == (3, "ab") == decode.short_str(b"\x02abc")
     assert tolerant.timestamp(encode.timestamp(now)) == (8, now)
     assert tolerant.field_table(encode.field_table(table))[1] == table
