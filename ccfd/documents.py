@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, func, select
+from sqlalchemy import ColumnElement, Table, Text, cast, func, or_, select
 from sqlalchemy.engine import Row
 
 from ccfd.errors import ErrorCode, Refused
@@ -17,6 +17,9 @@ from ccfd.workflow.journal import Journal
 from ccfd.workflow.steps import Steps
 
 Document = dict[str, Any]
+
+HISTORY = 1000
+"""Requests that a history tells of at most, oldest first."""
 
 
 def vm_document(row: Row[Any]) -> Document:
@@ -160,6 +163,37 @@ async def request_document(row: Row[Any], _transaction: Transaction) -> Document
         "steps": steps,
         **ended,
     }
+
+
+async def history(name: str, transaction: Transaction) -> Document:
+    """Tell all that is remembered of a slice, a VM (by id) or a request.
+
+    What was asked, decided and done, with each step's calls to hosts. Raises `Refused`
+    (`request_not_found`).
+    """
+    request = tables.request
+    about = or_(
+        request.c.request_id == name,
+        request.c.key == f"slice:{name}",
+        # A VM is named in the plans of whatever made, changed or removed it.
+        cast(request.c.plan, Text).contains(f'"{name}"', autoescape=True),
+    )
+    rows = await transaction.all(
+        select(request).where(about).order_by(request.c.seq).limit(HISTORY)
+    )
+    if not rows:
+        raise Refused("request_not_found", f"nothing is remembered of {name!r}")
+    items = []
+    for row in rows:
+        document = await request_document(row, transaction)
+        if row.steps is not None:
+            flat = Steps.from_json(row.steps).flat
+            records = Journal.from_json(row.journal).records
+            for shown, step, record in zip(document["steps"], flat, records, strict=True):
+                shown |= {"args": step.args, "calls": record.calls}
+        message = {"correlation_id": row.correlation_id, "reply_to": row.reply_to}
+        items.append({**document, "message": {**message, "body": row.body}})
+    return {"items": items, "next": None}
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ app.add_typer(request_commands.request, name="request")
 app.command()(file_commands.plan)
 app.command()(file_commands.apply)
 app.command()(watch)
+app.command()(request_commands.why)
 
 
 @app.callback()

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from ccfd.cli.session import segment, session
+from ccfd.cli.vm_commands import vm_id
 
 request = typer.Typer(help="Requests and what became of them.", no_args_is_help=True)
 RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id.")]
@@ -34,6 +35,19 @@ def retry(context: typer.Context, request_id: RequestId) -> None:
 def abandon(context: typer.Context, request_id: RequestId) -> None:
     """Free what a stuck request holds in ccfd; what it left on hosts stays there."""
     _intervene(context, request_id, "abandon")
+
+
+def why(
+    context: typer.Context,
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A slice, a VM (id or SLICE/NAME), a request.")
+    ],
+) -> None:
+    """Tell all that happened to a slice, a VM or a request, down to the calls to hosts."""
+    from ccfd.cli import sheets
+
+    known = session(context)
+    known.show(f"/v1/history/{segment(vm_id(known, name))}", sheets.history)
 
 
 def _intervene(context: typer.Context, request_id: str, act: str) -> None:

@@ -151,6 +151,22 @@ def request(document: Document) -> list[Block]:
     return blocks + error(document.get("error"))
 
 
+def history(document: Document) -> list[Block]:
+    """Describe all that happened to something: each request, its steps, their calls to hosts."""
+    blocks: list[Block] = []
+    for item in document["items"]:
+        blocks += request({**item, "message": (item.get("message") or {}).get("body")})
+        calls = [
+            {**call, "step": step["name"]}
+            for step in item.get("steps") or []
+            for call in step.get("calls") or []
+        ]
+        if calls:
+            columns = _plain("step", "service", "where", "what", "seconds", "error")
+            blocks.append(sheet("calls", columns, calls))
+    return blocks
+
+
 def result(document: Document) -> list[Block]:
     """Describe what a request resulted in."""
     return slice_(document) if "vms" in document else [facts(document)]

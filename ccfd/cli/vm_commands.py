@@ -80,7 +80,7 @@ def show(context: typer.Context, vm: Vm) -> None:
 
     here = session(context)
     here.show(
-        f"/v1/vms/{segment(_id(here, vm))}",
+        f"/v1/vms/{segment(vm_id(here, vm))}",
         lambda found: [sheets.facts(found, "error"), *sheets.error(found.get("error"))],
     )
 
@@ -89,10 +89,10 @@ def show(context: typer.Context, vm: Vm) -> None:
 def delete(context: typer.Context, vm: Vm, wait: Wait = True) -> None:
     """Delete a VM."""
     here = session(context)
-    here.send("vm.delete", {"vm": _id(here, vm)}, wait=wait)
+    here.send("vm.delete", {"vm": vm_id(here, vm)}, wait=wait)
 
 
-def _id(here: Session, vm: str) -> str:
+def vm_id(here: Session, vm: str) -> str:
     """Return the id of a VM that may be named SLICE/NAME."""
     slice_name, slash, name = vm.partition("/")
     if not slash:

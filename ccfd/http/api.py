@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 from sqlalchemy import select
 
-from ccfd.documents import COLLECTIONS, request_document
+from ccfd.documents import COLLECTIONS, history, request_document
 from ccfd.errors import CcfdError, ErrorCode, Refused, Transient
 from ccfd.http import access
 from ccfd.http.metrics import Metrics, gauges
@@ -118,6 +118,7 @@ class Api:
                 web.post("/v1/plan", self.plan),
                 web.get("/v1/requests/{name}", self.get_request),
                 web.post("/v1/requests/{name}/{act:cancel|retry|abandon}", self.intervene),
+                web.get("/v1/history/{name}", self.get_history),
                 web.get("/v1/slices/{name}", self.one("slices")),
                 web.get("/v1/vms/{name}", self.one("vms")),
                 web.get("/v1/subnets/{name}", self.one("subnets")),
@@ -239,6 +240,11 @@ class Api:
             if row is None:
                 raise Refused("request_not_found", f"there is no request {name!r}")
             return answer(await request_document(row, transaction))
+
+    async def get_history(self, request: web.Request) -> web.Response:
+        """Tell what is remembered of a slice, a VM or a request."""
+        async with self._database.read() as transaction:
+            return answer(await history(request.match_info["name"], transaction))
 
     async def intervene(self, request: web.Request) -> web.Response:
         """Cancel a request, or have a stuck one's undo tried again or given up."""

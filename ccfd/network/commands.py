@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+from ccfd.calls import noted
 from ccfd.errors import CcfdError, Refused, Transient
 
 Argv = tuple[str, ...]
@@ -29,6 +30,11 @@ async def run(argv: Sequence[str], *, text: str = "", within: float = 20) -> str
     `Transient` (`timeout`) after *within* seconds; the command is killed then, as it is when the
     caller is cancelled.
     """
+    with noted("command", "node", " ".join(argv)):
+        return await _run(argv, text, within)
+
+
+async def _run(argv: Sequence[str], text: str, within: float) -> str:
     try:
         process = await asyncio.create_subprocess_exec(
             *argv,

@@ -11,6 +11,7 @@ from typing import Any
 
 import structlog
 
+from ccfd.calls import noted
 from ccfd.errors import CcfdError, Refused, Transient
 from ccfd.network.endpoints import Unix, parse, tls_context
 from ccfd.network.jsonrpc import BadStreamError, Framer, Message, encode
@@ -127,8 +128,10 @@ class Ovsdb:
             ) from exc
 
     async def _transact(self, connection: "_Connection", ops: Sequence[Operation]) -> list[Result]:
-        async with self._room:
-            answers = await connection.call(next(self._ids), "transact", [DATABASE, *ops])
+        what = f"{len(ops)} operations: " + "/".join(dict.fromkeys(str(op["op"]) for op in ops))
+        with noted("ovsdb", self._address, what):
+            async with self._room:
+                answers = await connection.call(next(self._ids), "transact", [DATABASE, *ops])
         for answer in answers:
             # An operation's error stands inside the result; those behind it are null, and one
             # more element than operations says that the commit failed (RFC 7047, 4.1.3).

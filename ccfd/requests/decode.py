@@ -1,6 +1,7 @@
 """What bytes mean: JSON, read strictly, and events, by their own properties or as CloudEvents."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -45,15 +46,19 @@ def strict_json(raw: bytes | str) -> Any:
         raise Refused("invalid_message", f"the body is larger than {MAX_BYTES} bytes")
     try:
         text = raw.decode("utf-8") if isinstance(raw, bytes) else raw
-        value = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
-        # One look at the text that goes into the database finds both, at any depth.
-        stored = json.dumps(value, ensure_ascii=False)
-        stored.encode("utf-8")
+        value = json.loads(
+            text,
+            object_pairs_hook=_object,
+            parse_constant=_no_constant,
+            parse_float=_finite,
+        )
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        has_nul = "\\u0000" in text and _has_nul(value)
     except Refused:
         raise
     except (ValueError, RecursionError) as exc:
         raise Refused("invalid_message", f"the body is not JSON: {exc}") from exc
-    if "\\u0000" in stored and _has_nul(value):
+    if has_nul:
         raise Refused("invalid_message", "the body holds a NUL character")
     return value
 
@@ -69,6 +74,13 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> Any:
     raise Refused("invalid_message", f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise Refused("invalid_message", f"{text} is larger than any number")
+    return number
 
 
 def _has_nul(value: Any) -> bool:
@@ -122,7 +134,7 @@ def from_amqp(
     kind, data, error = routing_key, None, None
     try:
         data = json_object(raw)
-        if content_type is not None and content_type.split(";")[0].strip() == CLOUDEVENTS:
+        if content_type is not None and content_type.split(";")[0].strip().lower() == CLOUDEVENTS:
             message_id, kind, data = _cloudevent(data)
     except Refused as exc:
         data, error = None, exc

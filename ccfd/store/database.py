@@ -255,8 +255,10 @@ class Database:
 def is_away(exc: DBAPIError) -> bool:
     """Tell whether *exc* means that the server went away, and not that a statement was wrong."""
     state = getattr(exc.orig, "sqlstate", None) or ""
-    # Class 08: connection; 57P0x: shutdown, crash, starting up; 53: no resources, 58: system.
-    if state.startswith(("08", "57P", "53", "58")):
+    # PostgreSQL manual, appendix A. 08: connection; 57P: shutdown, crash, starting up; 53: no
+    # resources; 58: system; 25006: read-only, as after a failover; 28, 3D: no such user, no such
+    # database, as while a server is being set up again.
+    if state.startswith(("08", "57P", "53", "58", "25006", "28", "3D")):
         return True
     if exc.connection_invalidated:
         return True

@@ -13,6 +13,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import structlog
 
+from ccfd.calls import noted
 from ccfd.errors import CcfdError, Transient
 from ccfd.vt import api, faults, threads
 from ccfd.vt.breaker import Breaker
@@ -91,6 +92,12 @@ class Lane:
         `faults.translate` turns it; *work*'s own `CcfdError` as it is.
         """
         self._refuse_when_down()
+        with noted("libvirt", self.host, getattr(work, "__name__", "call").strip("_")):
+            return await self._effect(
+                subject, within, lambda session: work(session, *args, **kwargs)
+            )
+
+    async def _effect(self, subject: str | None, within: float, work: Callable[[Session], T]) -> T:
         async with self._permits:
             deadline = self._now() + within
             await self._admit(deadline)
@@ -101,7 +108,7 @@ class Lane:
             connection = await self._connected(deadline)
             abandoned = Event()
             session = Session(self.host, connection, abandoned)
-            job = self._start(partial(self._use, session, partial(work, session, *args, **kwargs)))
+            job = self._start(partial(self._use, session, partial(work, session)))
             return await self._outcome(abandoned, job, subject, deadline)
 
     async def settled(self, subject: str | None = None, within: float | None = None) -> None:

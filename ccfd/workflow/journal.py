@@ -34,6 +34,7 @@ class StepRecord:
     ended_at: str | None = None
     error: dict[str, Any] | None = None
     value: dict[str, Any] | None = None
+    calls: list[dict[str, Any]] = field(default_factory=list)
 
     def begin(self, now: datetime) -> None:
         """Note that the step's effect may happen from now on."""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import structlog
 
+from ccfd.calls import KEPT, collected
 from ccfd.errors import CcfdError, Refused, Transient
 from ccfd.store.database import Clock
 from ccfd.workflow import retry
@@ -200,7 +201,9 @@ class Runner:
         step = flow.steps.flat[index]
         for attempt in range(1, self._retries + 2):
             record.attempts += 1
-            error = await self._attempt(flow, step, act)
+            with collected() as calls:
+                error = await self._attempt(flow, step, act)
+            record.calls = [*record.calls, *calls][-KEPT:]
             if error is None or not isinstance(error, Transient) or attempt > self._retries:
                 return error
             record.error = error.document()

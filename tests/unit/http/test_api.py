@@ -234,3 +234,22 @@ async def _next(stream: Any) -> dict[str, str]:
         if line and not line.startswith(":"):
             name, _, value = line.partition(": ")
             found[name] = value
+
+
+async def test_history_tells_what_was_asked_and_done(served: Served) -> None:
+    create = {"slice": "demo", "gateway": False, "vms": [{**VM, "name": "a"}]}
+    _, made = await served.ask(
+        "POST", "/v1/events?wait=5", {"type": "slice.create", "id": "first", "data": create}
+    )
+    vm = made["result"]["vms"][0]["vm"]
+    await served.ask("POST", "/v1/events?wait=5", {"type": "vm.delete", "data": {"vm": vm}})
+    for name in ("demo", vm):
+        _, history = await served.ask("GET", f"/v1/history/{name}", role="viewer")
+        assert [item["type"] for item in history["items"]] == ["slice.create", "vm.delete"]
+        first = history["items"][0]
+        assert first["message"]["body"] == create
+        assert first["steps"][0]["args"]["slice"] == "demo"
+        assert first["steps"][0]["calls"] == []
+    _, one = await served.ask("GET", "/v1/history/first")
+    assert [item["request_id"] for item in one["items"]] == ["first"]
+    assert (await served.ask("GET", "/v1/history/nothing"))[0] == 404

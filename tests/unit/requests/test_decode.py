@@ -23,6 +23,8 @@ from ccfd.requests.events import SliceCreate, SubnetCreate, VmCreate
         b'{"a": "\\u0000"}',
         b"\xff",
         b"[" * 100_000,
+        b"[" * 450 + b'"\\u0000"' + b"]" * 450,
+        b'{"a": 1e999}',
         b'{"a": "' + b"x" * MAX_BYTES + b'"}',
     ],
 )
