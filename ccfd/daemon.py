@@ -86,7 +86,13 @@ class Daemon:
         self.interventions = Interventions(self.database, known)
         self.lease = Lease(self.database)
         self.stream = Stream(self.database)
-        self.bus = Bus(settings.broker, self.database, self.intake, self.metrics.dead_letter)
+        self.bus = Bus(
+            settings.broker,
+            self.database,
+            self.intake,
+            self.metrics.dead_letter,
+            lambda: self.lease.leads,
+        )
         self._runner = Runner(
             drivers or self._effects(),
             self.records,

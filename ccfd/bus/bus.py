@@ -15,6 +15,7 @@ class Bus:
     """The inbox and the publisher, on a connection that comes back by itself.
 
     *dead_letter* is told the reason of each letter that the inbox sends without the database.
+    *leads* tells whether this daemon is the one to publish what is stored.
     With an empty URL nothing is consumed, and what is stored to be said counts as said.
     """
 
@@ -24,11 +25,12 @@ class Bus:
         database: Database,
         intake: Stores,
         dead_letter: Callable[[str], None],
+        leads: Callable[[], bool],
     ) -> None:
         self._config = config
         self._database = database
         self._inbox = Inbox(database, intake, prefetch=config.prefetch, dead_letter=dead_letter)
-        self._publisher = Publisher(database)
+        self._publisher = Publisher(database, leads)
         self._connection = BrokerConnection(
             config.url,
             (self._inbox, self._publisher),

@@ -7,7 +7,7 @@ the same `message_id` each time. Rows of one request go out in the order of thei
 import asyncio
 import json
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -39,10 +39,11 @@ JSON_TYPE = "application/json"
 
 
 class Publisher:
-    """Publishes the outbox, and progress."""
+    """Publishes the outbox while it *leads* the daemons on the database, and its own progress."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, leads: Callable[[], bool]) -> None:
         self._database = database
+        self._leads = leads
         self._told: asyncio.Event | None = None
         self._progress: deque[Progress] = deque()
         self._ended = Ended()
@@ -103,7 +104,7 @@ class Publisher:
         """Publish the next messages; tell whether there are more."""
         await self._record()
         ripe = self._take_progress()
-        rows = await self._unpublished()
+        rows = await self._unpublished() if self._leads() else []
         is_all = len(rows) < BATCH
         # While rows remain, a request's `accepted` may be among them.
         green = self._take_progress() if is_all else [*ripe, *self._take_progress()]

@@ -112,7 +112,10 @@ class Timers:
     async def prune(self, transaction: Transaction) -> None:
         """Forget ended requests and published messages that are older than the retention."""
         before = transaction.now - self._retention
-        await transaction.execute(delete(request).where(request.c.ended_at < before))
+        await transaction.execute(
+            # A stuck request still says what has to be cleaned up.
+            delete(request).where(request.c.ended_at < before, request.c.state != "stuck")
+        )
         await transaction.execute(
             delete(outbox_table).where(
                 outbox_table.c.published_at.is_not(None), outbox_table.c.created_at < before

@@ -27,7 +27,7 @@ log = structlog.get_logger()
 
 LONGEST_WAIT = 3600.0
 MAX_LIMIT = 1000
-KEEP_ALIVE = 15.0
+KEEP_ALIVE = 15  # seconds of silence
 STATUS: dict[ErrorCode, int] = {
     "invalid_message": 400,
     "invalid_ipcount": 400,
@@ -307,12 +307,15 @@ class Api:
         ) as reader:
             await response.prepare(request)
             await response.write(b": connected\n\n")
+            silent = 0
             while not self._closing.is_set() and not (reader.lost and reader.queue.empty()):
                 try:
-                    async with asyncio.timeout(min(KEEP_ALIVE, 1.0)):
+                    async with asyncio.timeout(1.0):
                         sent = await reader.queue.get()
                 except TimeoutError:
-                    await response.write(b": keep-alive\n\n")
+                    silent += 1
+                    if silent % KEEP_ALIVE == 0:
+                        await response.write(b": keep-alive\n\n")
                 else:
                     await response.write(sent.wire())
         return response

@@ -11,13 +11,16 @@ SQLite serves one daemon (`Database.take_hold`): there a new start is proof enou
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from uuid import uuid4
 
 import structlog
 from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from ccfd.store.database import Database, DatabaseAway, Transaction
+from ccfd.store.outbox import TOPIC as OUTBOX
 from ccfd.store.tables import daemon
 from ccfd.workflow.intake import REQUESTS
 
@@ -42,18 +45,31 @@ _SILENT = text(
     "     AND pg_try_advisory_xact_lock(:locks, hashtext(id))))"
 ).bindparams(locks=LOCKS, lease=LEASE)
 
+_HANG_UP = text(
+    # Whatever a frozen daemon still holds by its session, others can have now.
+    "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
+    " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+    " AND classid = :locks AND objid = (hashtext(:id)::bigint & 4294967295)::oid"
+).bindparams(locks=LOCKS)
+_LEAD = text("SELECT pg_try_advisory_lock(:locks, 0)").bindparams(locks=LOCKS)
+
 
 class LeaseLost(Exception):
     """This daemon was silent for too long: others may do its work now."""
 
 
 class Lease:
-    """This daemon's sign of life. `id` is what requests that it carries out are owned by."""
+    """This daemon's sign of life. `id` is what requests that it carries out are owned by.
+
+    `leads` tells whether, of all living daemons, this one publishes the outbox, so that results
+    go out in order.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._until = 0.0
         self.id = ""
+        self.leads = False
         self.on_loss: Callable[[], None] = lambda: None
 
     @property
@@ -91,14 +107,17 @@ class Lease:
         fresh = str(uuid4())
         await transaction.execute(delete(daemon))
         await transaction.execute(insert(daemon).values(id=fresh, heartbeat_at=transaction.now))
-        transaction.after(lambda: setattr(self, "id", fresh))
+        transaction.after(lambda: self._begin_alone(fresh))
         transaction.wake(REQUESTS)
+
+    def _begin_alone(self, fresh: str) -> None:
+        self.id, self.leads = fresh, True
 
     async def _live(self, connection: AsyncConnection) -> None:
         """Give signs of life on *connection* as long as it lasts."""
-        await self._register(connection)
         loop = asyncio.get_running_loop()
         try:
+            await self._register(connection)
             while True:
                 await asyncio.sleep(EVERY)
                 # A database that hangs must not keep us from noticing that our time is over.
@@ -106,9 +125,14 @@ class Lease:
                     await self._renew(connection)
                     await self._bury(connection)
         except asyncio.CancelledError:
-            # An orderly end: nobody has to find out.
-            await connection.execute(delete(daemon).where(daemon.c.id == self.id))
+            # An orderly end: nobody has to find out. A broken session can't say so; others see.
+            with suppress(SQLAlchemyError):
+                await connection.execute(delete(daemon).where(daemon.c.id == self.id))
             raise
+        finally:
+            self.leads = False
+            # The locks are the session's: it must end, and not go back to the pool.
+            await connection.invalidate()
 
     async def _register(self, connection: AsyncConnection) -> None:
         fresh = self.id or str(uuid4())
@@ -149,8 +173,12 @@ class Lease:
         silent = (await connection.execute(_SILENT, {"id": self.id})).scalars().all()
         for name in silent:
             await connection.execute(delete(daemon).where(daemon.c.id == name))
+            await connection.execute(_HANG_UP, {"id": name})
             log.warning("another daemon is dead", daemon=name)
         if silent:
             self._database.signals.wake(REQUESTS)
         others = select(func.count()).select_from(daemon).where(daemon.c.id != self.id)
         self._database.has_peers = bool((await connection.execute(others)).scalar())
+        if not self.leads:
+            self.leads = bool((await connection.execute(_LEAD)).scalar())
+            self._database.signals.wake(OUTBOX)

@@ -25,7 +25,11 @@ class Site(Harness):
         super().__init__(lab_settings(database_url), World())
         self.buried: list[str] = []
         self.bus = Bus(
-            settings.Broker(url=broker_url), self.database, self.intake, self.buried.append
+            settings.Broker(url=broker_url),
+            self.database,
+            self.intake,
+            self.buried.append,
+            lambda: self.lease.leads,
         )
         # Whoever is told of steps tells the broker, as in the daemon.
         self.watched.step = self._tell  # type: ignore[method-assign]
@@ -73,9 +77,7 @@ class Site(Harness):
     async def requests(self) -> int:
         """Count the stored requests."""
         async with self.database.read() as transaction:
-            count: int = await transaction.scalar(
-                select(func.count()).select_from(tables.request)
-            )
+            count: int = await transaction.scalar(select(func.count()).select_from(tables.request))
         return count
 
     async def unpublished(self) -> int:

@@ -75,9 +75,7 @@ async def test_many_subnets_get_as_many_answers(site: Site, portal: Portal) -> N
     assert len(subnets) == 200
 
 
-async def test_a_copy_after_the_end_gets_the_same_result_again(
-    site: Site, portal: Portal
-) -> None:
+async def test_a_copy_after_the_end_gets_the_same_result_again(site: Site, portal: Portal) -> None:
     request = await portal.send("subnet.create", {"owner": "demo"})
     first = await portal.terminal(request)
     # Whatever its body: the id alone decides.

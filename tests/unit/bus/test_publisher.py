@@ -46,7 +46,7 @@ async def unpublished(harness: Harness) -> list[str]:
 
 @pytest.fixture
 def publisher(harness: Harness) -> Publisher:
-    return Publisher(harness.database)
+    return Publisher(harness.database, lambda: True)
 
 
 @asynccontextmanager
@@ -173,9 +173,7 @@ async def test_new_rows_wake_the_publisher(harness: Harness, publisher: Publishe
         assert sender.kinds() == ["one"]
 
 
-async def test_flush_gives_up_when_nothing_goes_out(
-    harness: Harness, publisher: Publisher
-) -> None:
+async def test_flush_gives_up_when_nothing_goes_out(harness: Harness, publisher: Publisher) -> None:
     await publisher.flush(within=0.0)
     stuck = FakeSender()
 
