@@ -5,7 +5,7 @@ and ends its request with the code `internal`.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 ErrorCode = Literal[
     "invalid_message",
@@ -36,7 +36,6 @@ ErrorCode = Literal[
     "timeout",
     "internal",
 ]
-ERROR_CODES: frozenset[str] = frozenset(get_args(ErrorCode))
 
 
 class CcfdError(Exception):

@@ -9,7 +9,6 @@ from aiohttp import web
 from ccfd.settings import Role, Token
 
 OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
-RANK: dict[Role, int] = {"viewer": 0, "portal": 1, "operator": 2}
 PORTAL_EVENTS = ("subnet.", "slice.", "vm.", "controller.")
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

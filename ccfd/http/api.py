@@ -13,6 +13,7 @@ from ccfd.documents import COLLECTIONS, history, request_document
 from ccfd.errors import CcfdError, ErrorCode, Refused, Transient
 from ccfd.http import access
 from ccfd.http.metrics import Metrics, gauges
+from ccfd.http.openapi import document
 from ccfd.http.stream import Stream
 from ccfd.requests.decode import MAX_BYTES, Event, is_message_id, json_object
 from ccfd.settings import Role, Settings
@@ -113,6 +114,7 @@ class Api:
                 web.get("/healthz", self.healthz),
                 web.get("/readyz", self.readyz),
                 web.get("/metrics", self.metrics),
+                web.get("/openapi.json", self.openapi),
                 web.post("/v1/events", self.post_event),
                 web.get("/v1/events", self.get_events),
                 web.post("/v1/plan", self.plan),
@@ -171,6 +173,10 @@ class Api:
         return web.Response(
             body=text, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
         )
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        """Describe what is served."""
+        return answer(document(request.app.router.routes(), self._intake.schemas()))
 
     async def post_event(self, request: web.Request) -> web.Response:
         """Store an event as a request; wait for its end where asked to."""
@@ -267,6 +273,7 @@ class Api:
                     await COLLECTIONS[collection].one(request.match_info["name"], transaction)
                 )
 
+        handle.__doc__ = f"Describe one of the {collection}."
         return handle
 
     def page(self, collection: str) -> access.Handle:
@@ -292,6 +299,7 @@ class Api:
             async with self._database.read() as transaction:
                 return answer(await read(transaction))
 
+        handle.__doc__ = f"List {collection}, page by page."
         return handle
 
     async def get_events(self, request: web.Request) -> web.StreamResponse:

@@ -221,16 +221,6 @@ async def expire(transaction: Transaction, limit: int = 100) -> int:
     return len(due)
 
 
-async def next_due(transaction: Transaction) -> datetime | None:
-    """Return when the next reservation is due."""
-    moment: datetime | None = await transaction.scalar(
-        select(func.min(subnet.c.expires_at, type_=subnet.c.expires_at.type)).where(
-            subnet.c.state == "reserved"
-        )
-    )
-    return moment
-
-
 async def allocate(owner: str, holder: str, transaction: Transaction) -> str:
     """Take the lowest free address of the owner's confirmed subnet for *holder* (a VM's id).
 

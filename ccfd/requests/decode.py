@@ -152,14 +152,6 @@ def from_amqp(
     )
 
 
-def cloudevent_id(raw: bytes) -> str | None:
-    """Return the `id` of a structured CloudEvent, or None where there is none to read."""
-    try:
-        return str(_cloudevent(json_object(raw))[0])
-    except Refused:
-        return None
-
-
 def _cloudevent(envelope: dict[str, Any]) -> tuple[str, str, dict[str, Any]]:
     """Take a structured CloudEvent (CloudEvents 1.0, JSON format) apart: id, type, data."""
     identity, kind = envelope.get("id"), envelope.get("type")

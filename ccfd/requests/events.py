@@ -162,13 +162,6 @@ class SliceName(Body):
     slice: Name
 
 
-class VmName(Body):
-    """Name a VM by its id."""
-
-    vm: VmId
-    force: bool = False
-
-
 class VmDelete(Body):
     """Delete a VM."""
 

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, Literal
 from uuid import uuid4
 
+from pydantic import BaseModel
 from sqlalchemy import insert, select, update
 
 from ccfd.errors import CcfdError, Refused
@@ -76,6 +77,10 @@ class Intake:
         await asked.accept(transaction)
         transaction.wake(REQUESTS)
         return Stored(event.message_id, "new")
+
+    def schemas(self) -> dict[str, type[BaseModel]]:
+        """Return the schemas of the bodies, by the events' types."""
+        return {kind: handler.body for kind, handler in self._handlers.items()}
 
     def check(self, event: Event) -> tuple[Handler[Any, Any], Any]:
         """Find the event's handler and validate its body; raise `Refused`."""

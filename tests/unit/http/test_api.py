@@ -253,3 +253,20 @@ async def test_history_tells_what_was_asked_and_done(served: Served) -> None:
     _, one = await served.ask("GET", "/v1/history/first")
     assert [item["request_id"] for item in one["items"]] == ["first"]
     assert (await served.ask("GET", "/v1/history/nothing"))[0] == 404
+
+
+async def test_openapi_tells_every_route_and_every_event(served: Served) -> None:
+    status, told = await served.ask("GET", "/openapi.json", role="viewer")
+    assert status == 200
+    for path in ("/healthz", "/v1/slices/{name}", "/v1/requests/{name}", "/v1/plan"):
+        assert "get" in told["paths"][path] or "post" in told["paths"][path]
+    listed = {one["name"] for one in told["paths"]["/v1/vms"]["get"]["parameters"]}
+    assert {"limit", "after", "slice", "host"} <= listed
+    kinds = {
+        one["properties"]["type"]["const"]
+        for one in told["components"]["schemas"]["Event"]["oneOf"]
+    }
+    assert kinds == set(served.harness.handlers)
+    assert all(
+        operation["summary"] for path in told["paths"].values() for operation in path.values()
+    )
