@@ -20,27 +20,43 @@ async def no_trap(_call: str, _args: Any) -> None:
     await asyncio.sleep(0)
 
 
+async def no_pause() -> None:
+    """Have a compound effect at once."""
+
+
 @dataclass
 class World:
-    """Everything that hosts hold. `trap` is awaited before and after each call."""
+    """Everything that hosts hold. `trap` is awaited before and after each call.
+
+    `halfway` is awaited where a real effect is several: there a killed daemon leaves a part.
+    """
 
     bridges: dict[tuple[str, int], dict[str, Port]] = field(default_factory=dict)
     owners: dict[tuple[str, int], str] = field(default_factory=dict)
     namespaces: dict[int, str] = field(default_factory=dict)
+    legs: dict[int, str] = field(default_factory=dict)
+    dhcp_files: dict[int, Dhcp] = field(default_factory=dict)
     dhcp: dict[int, Dhcp] = field(default_factory=dict)
     images: set[tuple[str, str]] = field(default_factory=set)
     disks: dict[tuple[str, str], str] = field(default_factory=dict)
+    seeds: dict[tuple[str, str], str] = field(default_factory=dict)
+    definitions: dict[tuple[str, str], Machine] = field(default_factory=dict)
     domains: dict[tuple[str, str], Machine] = field(default_factory=dict)
     boots: list[str] = field(default_factory=list)
     trap: Trap = no_trap
+    halfway: Callable[[], Awaitable[None]] = no_pause
 
     def leftovers(self) -> dict[str, Any]:
         """Return what is there except base images, which stay cached."""
         found: dict[str, dict[Any, Any]] = {
             "bridges": self.bridges,
             "namespaces": self.namespaces,
+            "legs": self.legs,
             "dhcp": self.dhcp,
+            "dhcp_files": self.dhcp_files,
             "disks": self.disks,
+            "seeds": self.seeds,
+            "definitions": self.definitions,
             "domains": self.domains,
         }
         return {what: list(things) for what, things in found.items() if things}
@@ -67,6 +83,8 @@ class FabricTwin:
         if self._world.owners.get(at, bridge.slice) != bridge.slice:
             raise Refused("switch_error", f"{names.bridge(bridge.vni)} is another slice's")
         self._world.owners[at] = bridge.slice
+        self._world.bridges.setdefault(at, {})
+        await self._world.halfway()
         self._world.bridges[at] = {port.name: port for port in bridge.ports}
         await self._world.trap("fabric.make:after", bridge)
 
@@ -74,6 +92,8 @@ class FabricTwin:
         await self._world.trap("fabric.remove:before", bridge)
         at = (bridge.host, bridge.vni)
         if self._world.owners.get(at) == bridge.slice:
+            self._world.bridges[at] = {}
+            await self._world.halfway()
             del self._world.owners[at], self._world.bridges[at]
         await self._world.trap("fabric.remove:after", bridge)
 
@@ -82,7 +102,9 @@ class FabricTwin:
         bridge = self._world.bridges.get((ports.host, ports.vni))
         if bridge is None:
             raise Refused("switch_error", "no such bridge")
-        bridge.update({port.name: port for port in ports.ports})
+        for port in ports.ports:
+            bridge[port.name] = port
+            await self._world.halfway()
         await self._world.trap("fabric.plug:after", ports)
 
     async def unplug(self, ports: Ports) -> None:
@@ -90,6 +112,7 @@ class FabricTwin:
         bridge = self._world.bridges.get((ports.host, ports.vni), {})
         for port in ports.ports:
             bridge.pop(port.name, None)
+            await self._world.halfway()
         await self._world.trap("fabric.unplug:after", ports)
 
 
@@ -100,12 +123,16 @@ class NamespacesTwin:
     async def open(self, namespace: Namespace) -> None:
         await self._world.trap("namespaces.open:before", namespace)
         self._world.namespaces[namespace.vni] = namespace.address
+        await self._world.halfway()
+        self._world.legs[namespace.vni] = namespace.mac
         await self._world.trap("namespaces.open:after", namespace)
 
     async def close(self, namespace: Namespace) -> None:
         await self._world.trap("namespaces.close:before", namespace)
         if namespace.vni in self._world.dhcp:
             raise Refused("internal", "the namespace still has its DHCP server")
+        self._world.legs.pop(namespace.vni, None)
+        await self._world.halfway()
         self._world.namespaces.pop(namespace.vni, None)
         await self._world.trap("namespaces.close:after", namespace)
 
@@ -118,12 +145,16 @@ class DhcpTwin:
         await self._world.trap("dhcp.serve:before", dhcp)
         if dhcp.vni not in self._world.namespaces:
             raise Refused("internal", "no namespace to serve DHCP in")
+        self._world.dhcp_files[dhcp.vni] = dhcp
+        await self._world.halfway()
         self._world.dhcp[dhcp.vni] = dhcp
         await self._world.trap("dhcp.serve:after", dhcp)
 
     async def stop(self, dhcp: Dhcp) -> None:
         await self._world.trap("dhcp.stop:before", dhcp)
         self._world.dhcp.pop(dhcp.vni, None)
+        await self._world.halfway()
+        self._world.dhcp_files.pop(dhcp.vni, None)
         await self._world.trap("dhcp.stop:after", dhcp)
 
     async def change(self, change: DhcpChange) -> None:
@@ -139,6 +170,7 @@ class ImagesTwin:
 
     async def fetch(self, wanted: ImageOnHost) -> None:
         await self._world.trap("images.fetch:before", wanted)
+        await self._world.halfway()
         self._world.images.add((wanted.host, wanted.image.checksum))
         await self._world.trap("images.fetch:after", wanted)
 
@@ -152,12 +184,16 @@ class DisksTwin:
         if (disk.host, disk.image.checksum) not in self._world.images:
             raise Refused("hypervisor_error", "the base image is not in the pool")
         self._world.disks[disk.host, disk.vm] = disk.image.checksum
+        await self._world.halfway()
+        self._world.seeds[disk.host, disk.vm] = disk.hostname
         await self._world.trap("disks.make:after", disk)
 
     async def remove(self, disk: Disk) -> None:
         await self._world.trap("disks.remove:before", disk)
-        if (disk.host, disk.vm) in self._world.domains:
+        if (disk.host, disk.vm) in self._world.definitions:
             raise Refused("hypervisor_error", "the disk is in use")
+        self._world.seeds.pop((disk.host, disk.vm), None)
+        await self._world.halfway()
         self._world.disks.pop((disk.host, disk.vm), None)
         await self._world.trap("disks.remove:after", disk)
 
@@ -168,10 +204,13 @@ class DomainsTwin:
 
     async def boot(self, machine: Machine) -> dict[str, Any] | None:
         await self._world.trap("domains.boot:before", machine)
-        if (machine.host, machine.vm) not in self._world.disks:
+        at = (machine.host, machine.vm)
+        if at not in self._world.disks or at not in self._world.seeds:
             raise Refused("hypervisor_error", "the domain's disk is missing")
-        if (machine.host, machine.vm) not in self._world.domains:
-            self._world.domains[machine.host, machine.vm] = machine
+        self._world.definitions[at] = machine
+        await self._world.halfway()
+        if at not in self._world.domains:
+            self._world.domains[at] = machine
             self._world.boots.append(machine.vm)
         await self._world.trap("domains.boot:after", machine)
         return None
@@ -179,4 +218,6 @@ class DomainsTwin:
     async def destroy(self, machine: Machine) -> None:
         await self._world.trap("domains.destroy:before", machine)
         self._world.domains.pop((machine.host, machine.vm), None)
+        await self._world.halfway()
+        self._world.definitions.pop((machine.host, machine.vm), None)
         await self._world.trap("domains.destroy:after", machine)

@@ -45,7 +45,7 @@ class DhcpServers:
     async def serve(self, dhcp: Dhcp) -> None:
         """Have the slice's server answer exactly `dhcp.leases`, whether it runs already or not."""
         place = state.folder(self._state, dhcp.vni)
-        namespace = _namespace(dhcp)
+        namespace = _namespace(dhcp.vni)
         if not namespace.exists():
             raise Refused(
                 "switch_error", f"slice {dhcp.slice} has no namespace {namespace}: open it first"
@@ -54,7 +54,7 @@ class DhcpServers:
         files = dhcp_files.render(dhcp, place, user=_user(place))
         try:
             with contextlib.ExitStack() as held:
-                server = _find(dhcp, place)
+                server = _find(dhcp.vni, place)
                 if server is not None:
                     held.enter_context(server)
                 await self._converge(dhcp, place, files, server)
@@ -68,7 +68,7 @@ class DhcpServers:
         place = state.folder(self._state, dhcp.vni)
         if state.owner(place) not in (None, dhcp.slice):
             return
-        server = _find(dhcp, place)
+        server = _find(dhcp.vni, place)
         if server is not None:
             with server:
                 await _end(server)
@@ -81,6 +81,17 @@ class DhcpServers:
     async def change_back(self, change: DhcpChange) -> None:
         """Serve what held before the change."""
         await self.serve(change.before)
+
+    def runs(self, vni: int) -> bool:
+        """Tell whether the server of slice *vni* runs."""
+        place = state.folder(self._state, vni)
+        if not ((place / PID).exists() or (place / CONFIG).exists()):
+            return False
+        server = _find(vni, place)
+        if server is None:
+            return False
+        with server:
+            return True
 
     def given(self, vni: int) -> tuple[GivenLease, ...]:
         """Return the leases that the server of slice *vni* has given out."""
@@ -126,7 +137,7 @@ class DhcpServers:
         try:
             async with asyncio.timeout(PATIENCE):
                 while True:
-                    server = _find(dhcp, place, by_file=True)
+                    server = _find(dhcp.vni, place, by_file=True)
                     if server is not None:
                         break
                     await asyncio.sleep(0.01)
@@ -140,17 +151,17 @@ class DhcpServers:
             return server.pid
 
 
-def _namespace(dhcp: Dhcp) -> Path:
-    return state.NETNS / names.namespace(dhcp.vni)
+def _namespace(vni: int) -> Path:
+    return state.NETNS / names.namespace(vni)
 
 
 def _argument(place: Path) -> str:
     return f"--conf-file={place / CONFIG}"
 
 
-def _find(dhcp: Dhcp, place: Path, *, by_file: bool = False) -> Server | None:
+def _find(vni: int, place: Path, *, by_file: bool = False) -> Server | None:
     """Return the slice's server if it runs: by its pid file, or by looking at every process."""
-    argument, namespace = _argument(place), _namespace(dhcp)
+    argument, namespace = _argument(place), _namespace(vni)
     text = (state.read(place / PID) or "").strip()
     server = processes.hold(int(text), argument, namespace) if text.isdecimal() else None
     if server is not None or by_file:

@@ -57,6 +57,16 @@ class Namespaces:
             raise exc.translate() from exc
         state.forget(place, ("slice",))
 
+    async def standing(self) -> frozenset[int]:
+        """Return the slices (VNIs) whose namespace stands and has its leg out of it."""
+        links = await _links()
+        if not state.NETNS.is_dir():
+            return frozenset()
+        found = (names.vni(path.name) for path in state.NETNS.iterdir() if _is_namespace(path))
+        return frozenset(
+            vni for vni in found if vni is not None and names.inside_port(vni) in links
+        )
+
     async def _look(self, vni: int) -> Present:
         name = names.namespace(vni)
         try:

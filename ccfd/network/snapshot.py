@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ccfd.model import names
-from ccfd.network.bridges import SLICE, VM, VNI, Snapshot
+from ccfd.network.bridges import HOST, SLICE, VM, VNI, Snapshot
 from ccfd.network.ovsdb import DATABASE, Operation, Ovsdb, Result
 from ccfd.network.rows import (
     BRIDGE_COLUMNS,
@@ -27,10 +27,14 @@ class SeenBridge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenPort:
-    """An interface with a tag of ours, whichever bridge it is on (None: on none of `bridges`)."""
+    """An interface with a tag of ours, whichever bridge it is on (None: on none of `bridges`).
+
+    `host` is whose it is, where several hosts share the switch.
+    """
 
     name: str
     slice: str
+    host: str | None = None
     vm: str | None
     kind: str
     bridge: str | None
@@ -106,6 +110,7 @@ async def read_inventory(db: Ovsdb) -> Inventory:
             SeenPort(
                 name=row.name,
                 slice=row.external_ids[SLICE],
+                host=row.external_ids.get(HOST),
                 vm=row.external_ids.get(VM),
                 kind=row.type,
                 bridge=bridge_of.get(row.uuid),
