@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tests.lab.layout import Layout
-from tests.lab.shell import run
+from tests.lab.shell import LabError, run
 
 _KINDS = {"net": "net", "uts": "uts", "ipc": "ipc", "mnt": "mount"}
 
@@ -74,8 +75,7 @@ def make(layout: Layout, place: str) -> None:
     home = layout.home(place)
     for kind in _KINDS:
         layout.namespace(place, kind).touch()
-    kept = [f"--{long}={layout.namespace(place, kind)}" for kind, long in _KINDS.items()]
-    run(["unshare", *kept, "--propagation=private", "true"])
+    _unshare(layout, place)
     script = _OWN_MOUNTS.format(
         place=place, home=shlex.quote(str(home)), namespaces=shlex.quote(str(layout.namespaces))
     )
@@ -89,6 +89,30 @@ def make(layout: Layout, place: str) -> None:
         script += f"mount --bind {shlex.quote(str(home / name))} {target}\n"
     run(["nsenter", *_entrance(layout, place), "--", "sh"], script=script)
     run([*in_network(layout, place), "ip", "link", "set", "lo", "up"])
+
+
+def _unshare(layout: Layout, place: str) -> None:
+    """Make a place's namespaces and keep them by their files.
+
+    The kernel lets a mount namespace be kept only by one with a lower number, and gives numbers
+    out by the processor, in batches: where this machine is itself in a namespace (a container),
+    a new one may have a lower number than ours. On the processor that ours was made on it has not.
+    """
+    files = {long: layout.namespace(place, kind) for kind, long in _KINDS.items()}
+    kept = [f"--{long}={path}" for long, path in files.items()]
+    processors = sorted(os.sched_getaffinity(0))
+    for processor in processors:
+        pinned = ["taskset", "-c", str(processor)]
+        try:
+            run([*pinned, "unshare", *kept, "--propagation=private", "true"])
+        except LabError:
+            for path in files.values():
+                with suppress(LabError):  # most were not mounted
+                    run(["umount", str(path)])
+            if processor == processors[-1]:
+                raise
+        else:
+            return
 
 
 def in_network(layout: Layout, place: str) -> list[str]:
