@@ -1,7 +1,7 @@
 # Every target stands alone: it sets up what it needs first, and a set-up that misses nothing is instant.
 PYTHON := .venv/bin/python
 
-.PHONY: setup demo test bench clean
+.PHONY: setup demo test bench chaos clean
 
 setup:
 	@tools/setup
@@ -15,6 +15,10 @@ test: setup
 
 bench: setup
 	@$(PYTHON) -m tests.bench
+
+# Takes a quarter of an hour, and writes what it measured.
+chaos: setup
+	@$(PYTHON) -m tests.chaos --write docs/chaos.md
 
 clean:
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

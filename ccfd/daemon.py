@@ -19,14 +19,19 @@ from ccfd.errors import CcfdError, Refused
 from ccfd.handlers.effects import effects
 from ccfd.handlers.host_watch import HostWatch
 from ccfd.handlers.imports import import_images, import_settings
+from ccfd.handlers.reconcile import Reconciler
+from ccfd.handlers.reconcile_events import repairs
+from ccfd.handlers.reconcile_look import Look
 from ccfd.handlers.registry import handlers
 from ccfd.handlers.timers import Timers
+from ccfd.http import reconcile
 from ccfd.http.api import Api
 from ccfd.http.metrics import Metrics
 from ccfd.http.stream import Stream
 from ccfd.network.dhcp import DhcpServers
 from ccfd.network.fabric import Fabric
 from ccfd.network.namespaces import Namespaces
+from ccfd.network.node import Node
 from ccfd.notify import notify, watchdog
 from ccfd.settings import Settings
 from ccfd.store import migrate
@@ -71,7 +76,10 @@ class Watching:
 
 
 class Daemon:
-    """ccfd, built from its settings. `drivers` replaces the effects (the tests' twins)."""
+    """ccfd, built from its settings.
+
+    `drivers` replaces the effects (the tests' twins); no host is swept then.
+    """
 
     def __init__(self, settings: Settings, drivers: Effects | None = None) -> None:
         self.settings = settings
@@ -80,10 +88,15 @@ class Daemon:
         self._images = DirectoryImages(Path(settings.images.directory or "/nonexistent"))
         self._hypervisors = Hypervisors(settings, self._images)
         self._fabric = Fabric(settings)
+        self._sweeps = drivers is None
+        self._namespaces = Namespaces(settings)
+        self._dhcp = DhcpServers(settings)
         known = handlers(settings)
+        # What only the reconciler sends is carried out like the rest, and refused from outside.
+        ours = known | repairs(settings, self.metrics.repaired)
         self.intake = Intake(known, lambda _kind, reason: self.metrics.dead_letter(reason))
-        self.records = Records(self.database, known, self.metrics.ended)
-        self.interventions = Interventions(self.database, known)
+        self.records = Records(self.database, ours, self.metrics.ended)
+        self.interventions = Interventions(self.database, ours)
         self.lease = Lease(self.database)
         self.stream = Stream(self.database)
         self.bus = Bus(
@@ -117,13 +130,26 @@ class Daemon:
             expired=self.metrics.expired,
         )
         self._watch = HostWatch(settings, self.database, self._hypervisors, self._fabric)
+        self._reconciler = Reconciler(
+            settings,
+            self.database,
+            Intake(ours, lambda _kind, reason: self.metrics.dead_letter(reason)),
+            Look(
+                settings,
+                switches=self._fabric,
+                domains=self._hypervisors.domains,
+                volumes=self._hypervisors.disks,
+                node=Node(settings, self._namespaces, self._dhcp),
+            ),
+            lambda: self.lease.leads,
+        )
         self._beat = 0.0
 
     def _effects(self) -> Effects:
         return effects(
             fabric=self._fabric,
-            namespaces=Namespaces(self.settings),
-            dhcp=DhcpServers(self.settings),
+            namespaces=self._namespaces,
+            dhcp=self._dhcp,
             images=self._hypervisors.images,
             disks=self._hypervisors.disks,
             domains=self._hypervisors.domains,
@@ -167,6 +193,7 @@ class Daemon:
                         ("lease", self.lease.run()),
                         ("timers", self._timers.run()),
                         ("host watch", self._watch.run()),
+                        *([("reconciler", self._reconciler.run())] if self._sweeps else []),
                         ("event stream", self.stream.run()),
                         ("bus", self.bus.run()),
                         ("heartbeat", self._heartbeat()),
@@ -228,6 +255,7 @@ class Daemon:
             stream=self.stream,
             metrics=self.metrics,
             problems=self.problems,
+            more=reconcile.routes(self._reconciler),
         )
         config, sites = self.settings.http, []
 

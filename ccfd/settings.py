@@ -264,6 +264,15 @@ class Workflow(Section):
     """Times that a step is tried again after a passing error."""
 
 
+class Reconcile(Section):
+    """How what hosts hold is kept as the database says."""
+
+    every: Seconds = 15
+    """Seconds between two looks at the hosts."""
+    grace: Annotated[float, Field(ge=0)] = 60
+    """Seconds that a thing of ours must be seen without an owner before it is removed."""
+
+
 class Settings(Section):
     """All of it."""
 
@@ -282,6 +291,7 @@ class Settings(Section):
     flavor: tuple[Flavor, ...] = ()
     slices: Slices = Slices()
     workflow: Workflow = Workflow()
+    reconcile: Reconcile = Reconcile()
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:

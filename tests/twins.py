@@ -7,9 +7,14 @@ from typing import Any
 
 from ccfd.errors import Refused
 from ccfd.handlers.effects import effects
+from ccfd.handlers.reconcile_compare import Present, SeenHost
 from ccfd.model import names
 from ccfd.model.network import Bridge, Dhcp, DhcpChange, Namespace, Port, Ports
 from ccfd.model.vm import Disk, ImageOnHost, Machine
+from ccfd.network.node import SeenSlice
+from ccfd.network.snapshot import Inventory, SeenBridge, SeenPort
+from ccfd.vt.domains import Found
+from ccfd.vt.metadata import Owner
 from ccfd.workflow.steps import Effects
 
 Trap = Callable[[str, Any], Awaitable[None]]
@@ -221,3 +226,69 @@ class DomainsTwin:
         await self._world.halfway()
         self._world.definitions.pop((machine.host, machine.vm), None)
         await self._world.trap("domains.destroy:after", machine)
+
+
+class LookTwin:
+    """Sees a world as inventories do; `unseen` places do not answer."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.unseen: set[str] = set()
+
+    async def look(self) -> tuple[Present, dict[str, str]]:
+        world = self._world
+        present = Present(
+            switches={host: self._switch(host) for host in ("node", "h1", "h2")},
+            hosts={host: self._host(host) for host in {"h1", "h2"} - self.unseen},
+            node=tuple(
+                SeenSlice(
+                    vni=vni,
+                    slice=world.owners.get(("node", vni), "demo"),
+                    joined=True,
+                    dhcp=vni in world.dhcp,
+                )
+                for vni in world.namespaces
+            ),
+        )
+        return present, dict.fromkeys(self.unseen, "it does not answer")
+
+    def _switch(self, host: str) -> Inventory:
+        here = {vni: ports for (at, vni), ports in self._world.bridges.items() if at == host}
+        owners = {vni: self._world.owners[host, vni] for vni in here}
+        return Inventory(
+            bridges=tuple(
+                SeenBridge(name=names.bridge(vni), slice=owner, vni=vni)
+                for vni, owner in owners.items()
+            ),
+            ports=tuple(
+                SeenPort(
+                    name=port.name,
+                    slice=owners[vni],
+                    host=host,
+                    vm=port.vm,
+                    kind=port.kind,
+                    bridge=names.bridge(vni),
+                    ofport=1,
+                    error=None,
+                )
+                for vni, ports in here.items()
+                for port in ports.values()
+            ),
+        )
+
+    def _host(self, host: str) -> SeenHost:
+        machines = [one for (at, _), one in self._world.domains.items() if at == host]
+        disks = [vm for at, vm in self._world.disks if at == host]
+        return SeenHost(
+            domains=tuple(
+                Found(
+                    vm=one.vm,
+                    state="running",
+                    owner=Owner(slice=one.slice, name=one.name, kind=one.kind, mac="", digest=""),
+                )
+                for one in machines
+            ),
+            volumes=frozenset(
+                name(vm) for vm in disks for name in (names.disk_volume, names.seed_volume)
+            ),
+        )

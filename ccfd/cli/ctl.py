@@ -14,6 +14,7 @@ import typer
 from ccfd.cli import (
     file_commands,
     look_commands,
+    reconcile_commands,
     request_commands,
     slice_commands,
     subnet_commands,
@@ -50,6 +51,7 @@ app.command()(file_commands.plan)
 app.command()(file_commands.apply)
 app.command()(watch)
 app.command()(request_commands.why)
+app.command()(reconcile_commands.reconcile)
 
 
 @app.callback()

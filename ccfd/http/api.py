@@ -1,7 +1,7 @@
 """What is served, path by path."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import uuid4
 
@@ -93,6 +93,7 @@ class Api:
         stream: Stream,
         metrics: Metrics,
         problems: Callable[[], dict[str, str]],
+        more: Sequence[web.RouteDef] = (),
     ) -> None:
         self._settings = settings
         self._database = database
@@ -102,6 +103,7 @@ class Api:
         self._stream = stream
         self._metrics = metrics
         self._problems = problems
+        self._more = more
         self._closing = asyncio.Event()
 
     def application(self, trusted: Role | None) -> web.Application:
@@ -128,6 +130,7 @@ class Api:
                 web.get("/v1/flavors/{name}", self.one("flavors")),
                 web.get("/v1/images/{name}", self.one("images")),
                 *(web.get(f"/v1/{name}", self.page(name)) for name in COLLECTIONS),
+                *self._more,
             ]
         )
 

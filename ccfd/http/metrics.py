@@ -57,6 +57,9 @@ class Metrics:
         self._expirations = Counter(
             "ccfd_subnet_expirations", "Reservations that expired", registry=kept
         )
+        self._repairs = Counter(
+            "ccfd_reconcile_repairs", "Differences put right", ["kind"], registry=kept
+        )
         Gauge(
             "ccfd_broker_connected", "1 while the broker is connected", registry=kept
         ).set_function(lambda: float(state.broker_connected()))
@@ -87,6 +90,10 @@ class Metrics:
     def expired(self, count: int) -> None:
         """Count reservations that expired."""
         self._expirations.inc(count)
+
+    def repaired(self, kind: str) -> None:
+        """Count something that was put back or removed."""
+        self._repairs.labels(kind).inc()
 
     def text(self) -> bytes:
         """Return the daemon's own counters in Prometheus's text format."""

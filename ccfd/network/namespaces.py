@@ -1,5 +1,6 @@
 """Opens a slice's network namespace on the machine where ccfd runs, and closes it."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from ccfd.model import names
@@ -57,14 +58,16 @@ class Namespaces:
             raise exc.translate() from exc
         state.forget(place, ("slice",))
 
-    async def standing(self) -> frozenset[int]:
-        """Return the slices (VNIs) whose namespace stands and has its leg out of it."""
-        links = await _links()
-        if not state.NETNS.is_dir():
-            return frozenset()
-        found = (names.vni(path.name) for path in state.NETNS.iterdir() if _is_namespace(path))
+    async def joined(self, vnis: Iterable[int]) -> frozenset[int]:
+        """Return those of the slices *vnis* whose namespace stands and has its leg out of it."""
+        try:
+            links = await _links()
+        except CommandError as exc:
+            raise exc.translate() from exc
         return frozenset(
-            vni for vni in found if vni is not None and names.inside_port(vni) in links
+            vni
+            for vni in vnis
+            if names.inside_port(vni) in links and _is_namespace(state.NETNS / names.namespace(vni))
         )
 
     async def _look(self, vni: int) -> Present:

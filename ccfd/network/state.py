@@ -24,6 +24,14 @@ def owner(place: Path) -> str | None:
         return None
 
 
+def owners(state: Path) -> dict[int, str]:
+    """Return the slices that have claimed a directory, by their VNIs."""
+    if not state.is_dir():
+        return {}
+    found = {int(place.name): owner(place) for place in state.iterdir() if place.name.isdecimal()}
+    return {vni: whose for vni, whose in sorted(found.items()) if whose is not None}
+
+
 def claim(place: Path, slice_name: str) -> None:
     """Write down that *place* is the slice's. Raises `Refused` when it is another's."""
     whose = owner(place)

@@ -1,15 +1,18 @@
 """How a VM gets its disk and its seed."""
 
+import re
 from collections.abc import Mapping
 
 from ccfd.errors import Refused
 from ccfd.model import names
 from ccfd.model.vm import Disk
-from ccfd.vt import api, images, pools, seed, volumes
+from ccfd.vt import api, faults, images, pools, seed, volumes
 from ccfd.vt.lane import Lane
 from ccfd.vt.session import Session
 
 _BYTES_IN_GIB = 1 << 30
+_UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_OF_A_VM = re.compile(rf"ccf-{_UUID}(\.qcow2|-seed\.iso)")
 _EMPTY_OVERLAY = 3 << 16
 """Bytes of an overlay with nothing in it: header, refcount table and block, a cluster each."""
 
@@ -34,6 +37,10 @@ class Disks:
         """Leave nothing of *disk* in the host's pool; nothing there is success."""
         lane = self._lanes[disk.host]
         await lane.effect(disk.vm, lane.call_timeout, _remove, disk, self._pool)
+
+    async def inventory(self, host: str) -> frozenset[str]:
+        """Name the volumes in *host*'s pool that are VMs' disks and seeds; base images are not."""
+        return await self._lanes[host].call(_inventory, self._pool)
 
 
 def capacity(disk: Disk) -> int:
@@ -84,3 +91,14 @@ def _remove(session: Session, disk: Disk, directory: str) -> None:
     pool = pools.ensure(session, directory)
     volumes.delete(session, pool, names.seed_volume(disk.vm))
     volumes.delete(session, pool, names.disk_volume(disk.vm))
+
+
+def _inventory(session: Session, directory: str) -> frozenset[str]:
+    pool = pools.ensure(session, directory)
+    # libvirt keeps a list of its own; reading the description makes it look at the file.
+    return frozenset(
+        volume.name()
+        for volume in pool.listAllVolumes()
+        if _OF_A_VM.fullmatch(volume.name())
+        and faults.absent(api.NO_STORAGE_VOL, volume.XMLDesc) is not None
+    )

@@ -25,6 +25,18 @@ STATES = {
 }
 """virDomainState to the contract's words."""
 
+REASONS = {
+    1: "shutdown",
+    2: "destroyed",
+    3: "crashed",
+    4: "migrated",
+    5: "saved",
+    6: "failed",
+    7: "from_snapshot",
+    8: "daemon",
+}
+"""virDomainShutoffReason; 0 is `unknown`: off since libvirtd, or the host, began."""
+
 _GONE = frozenset({api.NO_DOMAIN})
 _GONE_OR_IDLE = frozenset({api.NO_DOMAIN, api.OPERATION_INVALID})
 _ATTEMPTS = 3
@@ -32,10 +44,14 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A domain of ours on a host, with what it says about itself."""
+    """A domain of ours on a host, with what it says about itself.
+
+    `reason` is libvirt's word for why it is off (`REASONS`); empty for one that is not.
+    """
 
     vm: str
     state: str
+    reason: str = ""
     owner: metadata.Owner
 
 
@@ -136,9 +152,9 @@ def _inventory(session: Session) -> tuple[Found, ...]:
         owner = faults.absent(api.NO_DOMAIN, partial(_read_owner, domain))
         state = faults.absent(api.NO_DOMAIN, domain.state) if owner is not None else None
         if owner is not None and state is not None:
-            found.append(
-                Found(vm=domain.UUIDString(), state=STATES.get(state[0], "running"), owner=owner)
-            )
+            word = STATES.get(state[0], "running")
+            reason = REASONS.get(state[1], "unknown") if word == "shutoff" else ""
+            found.append(Found(vm=domain.UUIDString(), state=word, reason=reason, owner=owner))
     return tuple(sorted(found, key=lambda one: one.vm))
 
 

@@ -1,0 +1,272 @@
+"""How what hosts hold differs from what the database says: pure.
+
+Nothing is concluded about a place that did not answer, nor about a slice that a request is at
+work on.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ccfd.handlers import reconcile_things as things
+from ccfd.handlers.reconcile_things import Thing, WantedSlice
+from ccfd.model import names
+from ccfd.model.network import Bridge
+from ccfd.model.vm import Machine
+from ccfd.network.node import SeenSlice
+from ccfd.network.snapshot import Inventory
+from ccfd.vt.domains import Found
+
+INTERRUPTED = frozenset({"unknown", "daemon", "failed"})
+"""Why a domain is off that nobody turned off: its host or its libvirtd began anew, or a start
+failed. One that was shut down, was destroyed or has crashed stays off: its VM's state says so."""
+
+OBSERVED = frozenset({"running", "paused", "shutoff", "crashed"})
+"""States of a VM that only follow what is seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vm:
+    """A VM of the database that holds something on a host."""
+
+    slice: str
+    host: str
+    state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What the database says. `slices` are those that are settled, `left_alone` all others.
+
+    Of these `deleting` are those whose deletion has ended without coming to its end, and
+    `unplanned` those that the settings have no place for any more, with the reason.
+    """
+
+    slices: Mapping[str, WantedSlice]
+    left_alone: frozenset[str]
+    deleting: frozenset[str] = frozenset()
+    unplanned: Mapping[str, str] = field(default_factory=dict)
+    vms: Mapping[str, Vm]
+    gone: Mapping[str, str]
+    """VMs that hold nothing any more but have a row: whose they were."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenHost:
+    """What a host's libvirt holds of ours: domains, and names of VMs' volumes."""
+
+    domains: tuple[Found, ...] = ()
+    volumes: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Present:
+    """What was seen. Places that did not answer are missing; `node` is None then."""
+
+    switches: Mapping[str, Inventory]
+    hosts: Mapping[str, SeenHost]
+    node: tuple[SeenSlice, ...] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repair:
+    """One difference, and what is to be done. `slice` is empty where nothing tells whose it is."""
+
+    action: Literal["put back", "remove"]
+    thing: Thing
+    slice: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """A VM that is in another state than the database says."""
+
+    vm: str
+    slice: str
+    was: str
+    now: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unfinished:
+    """A deletion that failed, of a slice or of one VM, and that every place could now carry out."""
+
+    slice: str
+    vm: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """All differences. `lost` are VMs that cannot be put back: their disk is not there."""
+
+    repairs: tuple[Repair, ...] = ()
+    unfinished: tuple[Unfinished, ...] = ()
+    observed: tuple[Observed, ...] = ()
+    lost: tuple[Thing, ...] = ()
+
+
+class _Seen:
+    """What was seen, to be looked up by what is wanted."""
+
+    def __init__(self, present: Present) -> None:
+        self.hosts = present.hosts
+        self.switches = present.switches.keys()
+        self.node = (
+            None if present.node is None else {(one.slice, one.vni): one for one in present.node}
+        )
+        self.bridges = {
+            (switch, one.name): one.slice
+            for switch, inventory in present.switches.items()
+            for one in inventory.bridges
+        }
+        self.ports: defaultdict[tuple[str, str | None], set[str]] = defaultdict(set)
+        for switch, inventory in present.switches.items():
+            for port in inventory.ports:
+                # On a shared switch another host's ports are on the bridge as well.
+                if port.host in (None, switch):
+                    self.ports[switch, port.bridge].add(port.name)
+        self.domains = {
+            (host, one.vm): one for host, seen in present.hosts.items() for one in seen.domains
+        }
+
+
+def compare(wanted: Wanted, present: Present) -> Findings:
+    """List what differs, in the order of slices, what is missing first."""
+    repairs: list[Repair] = []
+    lost: list[Thing] = []
+    seen = _Seen(present)
+    for one in wanted.slices.values():
+        repairs += _network(one, seen)
+        for machine in one.machines:
+            missing, whole = _domain(machine, seen)
+            if missing is not None and whole:
+                repairs.append(missing)
+            elif missing is not None:
+                lost.append(things.disk(machine.vm, machine.host))
+    repairs += _orphans(wanted, present)
+    return Findings(
+        repairs=tuple(repairs),
+        unfinished=tuple(_unfinished(wanted, present)),
+        observed=tuple(_observed(wanted, present)),
+        lost=tuple(lost),
+    )
+
+
+def _network(wanted: WantedSlice, seen: _Seen) -> Iterator[Repair]:
+    def missing(thing: Thing, why: str) -> Repair:
+        return Repair(action="put back", thing=thing, slice=wanted.name, why=why)
+
+    if seen.node is not None:
+        stands = seen.node.get((wanted.name, wanted.vni))
+        if stands is None or not stands.joined:
+            yield missing(things.namespace(wanted.vni), "it or its leg is not there")
+        if wanted.dhcp and (stands is None or not stands.dhcp):
+            yield missing(things.dhcp(wanted.vni), "it does not run")
+    for bridge in wanted.bridges:
+        why = _difference(bridge, seen) if bridge.host in seen.switches else ""
+        if why:
+            yield missing(things.bridge(bridge.vni, bridge.host), why)
+
+
+def _difference(bridge: Bridge, seen: _Seen) -> str:
+    """Say what is wrong with a bridge, or nothing."""
+    at = (bridge.host, names.bridge(bridge.vni))
+    if seen.bridges.get(at) != bridge.slice:
+        return "it is not there"
+    wanted, there = {port.name for port in bridge.ports}, seen.ports[at]
+    if wanted - there:
+        return f"port {min(wanted - there)} is not on it"
+    return f"port {min(there - wanted)} is on it" if there - wanted else ""
+
+
+def _domain(machine: Machine, seen: _Seen) -> tuple[Repair | None, bool]:
+    """Say whether a domain must be started again, and whether its volumes are there."""
+    host = seen.hosts.get(machine.host)
+    if host is None:
+        return None, True
+    found = seen.domains.get((machine.host, machine.vm))
+    if found is not None and not (found.state == "shutoff" and found.reason in INTERRUPTED):
+        return None, True
+    repair = Repair(
+        action="put back",
+        thing=things.domain(machine.vm, machine.host),
+        slice=machine.slice,
+        why="it is not defined" if found is None else "its run was interrupted",
+    )
+    volumes = {names.disk_volume(machine.vm), names.seed_volume(machine.vm)}
+    return repair, volumes <= host.volumes
+
+
+def _unfinished(wanted: Wanted, present: Present) -> Iterator[Unfinished]:
+    if present.node is None or names.NODE not in present.switches:
+        return
+    for name in sorted(wanted.deleting):
+        if {vm.host for vm in wanted.vms.values() if vm.slice == name} <= present.hosts.keys():
+            yield Unfinished(slice=name)
+    for identity, vm in wanted.vms.items():
+        if vm.state == "deleting" and vm.slice in wanted.slices and vm.host in present.hosts:
+            yield Unfinished(slice=vm.slice, vm=identity)
+
+
+def _observed(wanted: Wanted, present: Present) -> Iterator[Observed]:
+    """List the VMs of settled slices whose power state is not the database's."""
+    for host, seen in present.hosts.items():
+        for found in seen.domains:
+            vm = wanted.vms.get(found.vm)
+            if vm is None or vm.host != host or vm.slice not in wanted.slices:
+                continue
+            now = "crashed" if found.reason == "crashed" else found.state
+            interrupted = vm.state == "running" and found.reason in INTERRUPTED
+            if now != vm.state and not interrupted and {now, vm.state} <= OBSERVED:
+                yield Observed(
+                    vm=found.vm,
+                    slice=vm.slice,
+                    was=vm.state,
+                    now=now,
+                    reason=found.reason or "observed",
+                )
+
+
+def _orphans(wanted: Wanted, present: Present) -> Iterator[Repair]:
+    """List what carries our tags, and no row of the database claims."""
+    for thing, owner in _tagged(present, wanted):
+        if not is_claimed(thing, owner, wanted):
+            yield Repair(action="remove", thing=thing, slice=owner, why="nothing claims it")
+
+
+def is_claimed(thing: Thing, owner: str, wanted: Wanted) -> bool:
+    """Tell whether the database says that *thing* belongs where it is, or may say so soon.
+
+    A VM's things are claimed by its row wherever they are: they may hold a tenant's data.
+    """
+    if owner in wanted.left_alone:
+        return True
+    if thing.kind in ("domain", "disk"):
+        return thing.of in wanted.vms
+    settled = wanted.slices.get(owner)
+    return settled is not None and thing in settled.things()
+
+
+def _tagged(present: Present, wanted: Wanted) -> Iterator[tuple[Thing, str]]:
+    """Name all that is ours, with the slice that its tags name."""
+    for switch, inventory in present.switches.items():
+        for bridge in inventory.bridges:
+            if bridge.vni is not None and bridge.name == names.bridge(bridge.vni):
+                yield things.bridge(bridge.vni, switch), bridge.slice
+    for one in present.node or ():
+        if one.dhcp:
+            yield things.dhcp(one.vni), one.slice
+        yield things.namespace(one.vni), one.slice
+    for host, seen in present.hosts.items():
+        owners = {found.vm: found.owner.slice for found in seen.domains}
+        for vm, owner in owners.items():
+            yield things.domain(vm, host), owner
+        for vm in sorted({_vm_of(volume) for volume in seen.volumes}):
+            yield things.disk(vm, host), owners.get(vm) or wanted.gone.get(vm, "")
+
+
+def _vm_of(volume: str) -> str:
+    return volume.removeprefix(names.PREFIX).removesuffix(".qcow2").removesuffix("-seed.iso")

@@ -1,0 +1,175 @@
+"""What hosts hold for slices, as names, and the steps that make or remove it: pure.
+
+A thing is known by its kind, its name and its place, on both sides of the comparison.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ccfd.handlers.layout import Layout
+from ccfd.model import names
+from ccfd.model.network import Bridge, Dhcp, Namespace
+from ccfd.model.slice import PlannedSlice
+from ccfd.model.vm import Disk, Image, Machine
+from ccfd.requests.events import Body
+from ccfd.workflow.steps import Steps, each, only_forward
+
+Kind = Literal["bridge", "namespace", "dhcp", "domain", "disk"]
+
+
+class Thing(Body):
+    """One thing on one host (`names.NODE`: the network node). `disk` is a disk with its seed."""
+
+    kind: Kind
+    name: str
+    host: str
+
+    @property
+    def of(self) -> str:
+        """Whom it is for: the id of its VM, or its slice's VNI."""
+        return self.name.removeprefix(names.PREFIX)
+
+
+def bridge(vni: int, switch: str) -> Thing:
+    """Name a bridge with all its ports and tunnels."""
+    return Thing(kind="bridge", name=names.bridge(vni), host=switch)
+
+
+def namespace(vni: int) -> Thing:
+    """Name a namespace."""
+    return Thing(kind="namespace", name=names.namespace(vni), host=names.NODE)
+
+
+def dhcp(vni: int) -> Thing:
+    """Name a DHCP server: it is called as its namespace."""
+    return Thing(kind="dhcp", name=names.namespace(vni), host=names.NODE)
+
+
+def domain(vm: str, host: str) -> Thing:
+    """Name a VM's domain."""
+    return Thing(kind="domain", name=names.domain(vm), host=host)
+
+
+def disk(vm: str, host: str) -> Thing:
+    """Name a VM's volumes."""
+    return Thing(kind="disk", name=names.domain(vm), host=host)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WantedSlice:
+    """What a slice that nobody works on shall have. `machines` are those that shall run."""
+
+    name: str
+    namespace: Namespace
+    bridges: tuple[Bridge, ...]
+    dhcp: tuple[Dhcp, ...]
+    machines: tuple[Machine, ...]
+    switches: Mapping[str, str]
+    """Whose switch carries the VMs of each host."""
+
+    @property
+    def vni(self) -> int:
+        """The slice's VNI."""
+        return self.namespace.vni
+
+    def things(self) -> frozenset[Thing]:
+        """Name all of it."""
+        return frozenset(
+            [
+                namespace(self.vni),
+                *(bridge(one.vni, one.host) for one in self.bridges),
+                *(dhcp(one.vni) for one in self.dhcp),
+                *(domain(one.vm, one.host) for one in self.machines),
+            ]
+        )
+
+
+def wanted_slice(layout: Layout, planned: PlannedSlice, states: Mapping[str, str]) -> WantedSlice:
+    """Derive what *planned* shall have, by the layout of its steps; *states* are its VMs'.
+
+    Raises `Refused` (`host_not_found`) where the settings do not name a VM's host any more.
+    """
+    running = [vm for vm in planned.vms if states.get(vm.id) == "running"]
+    return WantedSlice(
+        name=planned.name,
+        namespace=layout.namespace(planned),
+        bridges=layout.bridges(planned),
+        dhcp=layout.dhcp(planned),
+        machines=layout.machines(planned, running),
+        switches={vm.host: layout.switch_of(vm.host) for vm in planned.vms},
+    )
+
+
+def put_back(wanted: WantedSlice, missing: frozenset[Thing]) -> Steps:
+    """List the steps that put *missing* back, with what must be made anew because of it.
+
+    - A server that outlived its namespace's name is ended while it can still be found.
+    - A leg made anew must be plugged in by the node's bridge, after it; a DHCP server follows.
+    - A VM's port is parked before its domain starts and makes another tap (docs/adr/0006).
+    """
+    opened = namespace(wanted.vni) in missing
+    booted = [one for one in wanted.machines if domain(one.vm, one.host) in missing]
+    plugged = {wanted.switches[one.host] for one in booted}
+    if opened:
+        plugged.add(names.NODE)
+    made = [
+        one for one in wanted.bridges if one.host in plugged or bridge(one.vni, one.host) in missing
+    ]
+    served = opened or dhcp(wanted.vni) in missing
+    return only_forward(
+        each("stop-dhcp", wanted.dhcp if opened else ()),
+        each("open-namespace", [wanted.namespace] if opened else ())
+        + each("make-bridge", [one for one in made if one.host != names.NODE]),
+        each("make-bridge", [one for one in made if one.host == names.NODE])
+        + each("serve-dhcp", wanted.dhcp if served else ()),
+        each("boot", booted),
+    )
+
+
+def remove(owner: str, orphans: Sequence[Thing]) -> Steps:
+    """List the steps that remove *orphans* of the slice *owner*; each looks at the tags again."""
+
+    def of(kind: Kind) -> list[Thing]:
+        return [one for one in orphans if one.kind == kind]
+
+    # A namespace goes with all files of its slice: those of a server that is dead, too.
+    served = sorted({int(one.of) for one in (*of("dhcp"), *of("namespace"))})
+    return only_forward(
+        each("destroy-vm", [_machine(owner, one) for one in of("domain")])
+        + each("stop-dhcp", [Dhcp(slice=owner, vni=vni, address="", mtu=0) for vni in served]),
+        each("remove-disk", [_disk(one) for one in of("disk")])
+        + each(
+            "remove-bridge",
+            [Bridge(host=one.host, slice=owner, vni=int(one.of)) for one in of("bridge")],
+        )
+        + each(
+            "close-namespace",
+            [
+                Namespace(slice=owner, vni=int(one.of), address="", mac="", mtu=0)
+                for one in of("namespace")
+            ],
+        ),
+    )
+
+
+def _machine(owner: str, orphan: Thing) -> Machine:
+    """Describe a domain by what its removal asks for: host and VM."""
+    return Machine(
+        host=orphan.host,
+        vm=orphan.of,
+        name="",
+        slice=owner,
+        kind="slice",
+        cpu=0,
+        ram=0,
+        mac="",
+        tap=names.tap(orphan.of),
+        mtu=0,
+    )
+
+
+def _disk(orphan: Thing) -> Disk:
+    """Describe a disk by what its removal asks for: host and VM."""
+    nothing = Image(name="", checksum="", size=0, virtual_size=0)
+    return Disk(host=orphan.host, vm=orphan.of, image=nothing, size=0, hostname="")

@@ -1,0 +1,121 @@
+"""Which requests are killed: one story a way through an event's steps, forward and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ccfd.errors import Refused
+from tests.twins import Trap, no_trap
+
+Body = dict[str, Any]
+Send = tuple[str, Body]
+
+SLICE = "demo"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """What is there before, what is then asked for, and which calls the hosts refuse.
+
+    The last of `asks` is the event that the story is told of. `refuses` lists calls of twins,
+    each with a word that the call's argument says (a host's or a VM's name).
+    """
+
+    story: str
+    before: tuple[Send, ...] = ()
+    asks: tuple[Send, ...]
+    refuses: tuple[tuple[str, str], ...] = ()
+    within: str = ""
+    """Where there are two requests: the call of the first one that waits for the second one."""
+
+    @property
+    def event(self) -> str:
+        """The event's type."""
+        return self.asks[-1][0]
+
+    def fault(self) -> Trap:
+        """Make the trap that refuses."""
+
+        async def refuse(call: str, args: Any) -> None:
+            await no_trap(call, args)
+            said = {getattr(args, name, None) for name in ("host", "name", "hostname", "slice")}
+            for refused, word in self.refuses:
+                if call == refused and word in said:
+                    raise Refused("hypervisor_error", "no more memory")
+
+        return refuse
+
+
+def vm(name: str, host: str) -> Body:
+    """Ask for a VM on a host."""
+    return {"name": name, "flavor": "tiny", "image": "tiny", "host": host}
+
+
+def create(*vms: Body, **more: Any) -> Send:
+    """Ask for a slice."""
+    return "slice.create", {"slice": SLICE, "gateway": False, "vms": list(vms), **more}
+
+
+A, B, SECOND = vm("a", "h1"), vm("b", "h2"), vm("b", "h1")
+GROW = ("vm.create", {"slice": SLICE, **B})
+GROW_HERE = ("vm.create", {"slice": SLICE, **SECOND})
+# A VM's name stands for its id, which is looked up.
+SHRINK = ("vm.delete", {"vm": "b"})
+DELETE = ("slice.delete", {"slice": SLICE})
+RESERVE = ("subnet.create", {"owner": SLICE, "timeout": 3600})
+CONFIRM = ("subnet.create_success", {"owner": SLICE})
+GIVE_BACK = ("subnet.delete", {"owner": SLICE})
+
+NO_BOOT = ("domains.boot:before", "b")
+BOOT_LOST = ("domains.boot:after", "b")
+
+SCENARIOS = (
+    Scenario(story="done", asks=(RESERVE,)),
+    Scenario(story="refused", before=(RESERVE, CONFIRM), asks=(RESERVE,)),
+    Scenario(story="done", before=(RESERVE,), asks=(CONFIRM,)),
+    Scenario(story="refused", asks=(CONFIRM,)),
+    Scenario(story="done", before=(RESERVE, CONFIRM), asks=(GIVE_BACK,)),
+    Scenario(story="refused", before=(create(A),), asks=(GIVE_BACK,)),
+    Scenario(story="done", asks=(create(A, B),)),
+    Scenario(story="without VMs", asks=(create(),)),
+    Scenario(
+        story="on a reservation, refused at boot",
+        before=(RESERVE,),
+        asks=(create(A, B),),
+        refuses=(NO_BOOT,),
+    ),
+    Scenario(story="boot lost", asks=(create(A, B),), refuses=(BOOT_LOST,)),
+    Scenario(
+        story="refused at the disk", asks=(create(A, B),), refuses=(("disks.make:after", "b"),)
+    ),
+    Scenario(
+        story="refused at the first stage",
+        asks=(create(A, B),),
+        refuses=(("fabric.make:after", "h2"),),
+    ),
+    Scenario(story="refused in deciding", asks=(create(A, {**B, "image": "nope"}),)),
+    Scenario(
+        story="stuck", asks=(create(A, B),), refuses=(NO_BOOT, ("fabric.remove:before", "h1"))
+    ),
+    Scenario(story="done", before=(create(A, B),), asks=(DELETE,)),
+    Scenario(story="without VMs", before=(create(),), asks=(DELETE,)),
+    Scenario(story="cancels a creation", asks=(create(A, B), DELETE), within="disks.make:after"),
+    Scenario(story="to a new host", before=(create(A),), asks=(GROW,)),
+    Scenario(story="to a host of the slice", before=(create(A),), asks=(GROW_HERE,)),
+    Scenario(story="refused at boot", before=(create(A),), asks=(GROW,), refuses=(NO_BOOT,)),
+    Scenario(story="boot lost", before=(create(A),), asks=(GROW_HERE,), refuses=(BOOT_LOST,)),
+    Scenario(
+        story="refused at the disk",
+        before=(create(A),),
+        asks=(GROW,),
+        refuses=(("disks.make:after", "b"),),
+    ),
+    Scenario(
+        story="refused in deciding",
+        before=(create(A),),
+        asks=(("vm.create", {"slice": SLICE, **A}),),
+    ),
+    Scenario(story="the last of its host", before=(create(A, B),), asks=(SHRINK,)),
+    Scenario(story="one of two", before=(create(A, SECOND),), asks=(SHRINK,)),
+)

@@ -1,0 +1,121 @@
+"""What hosts should hold, by the slices' documents; and what they do: twins, or a lab."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ccfd.model import names
+from ccfd.network.dhcp_files import HOSTS
+from tests import traces
+from tests.lab import Lab
+from tests.twins import World
+
+Things = dict[str, set[str]]
+KINDS = ("domains", "bridges", "ports", "namespaces", "leases", "servers", "volumes")
+
+
+def nothing() -> Things:
+    """Return no things."""
+    return {kind: set() for kind in KINDS}
+
+
+def expected(slices: Iterable[dict[str, Any]], tunnel_ips: Mapping[str, str]) -> Things:
+    """Say what these slices (documents) are on hosts; *tunnel_ips* also knows the node's.
+
+    Written from the slices' documents alone, and not by the code that plans them.
+    """
+    found = nothing()
+    for one in slices:
+        vni, held = one["vni"], [vm for vm in one["vms"] if vm["host"] is not None]
+        node = names.NODE
+        found["namespaces"].add(f"{node}: {names.namespace(vni)}")
+        found["ports"].add(f"{node}: {names.inside_port(vni)}")
+        found["bridges"].add(f"{node}: {names.bridge(vni)}")
+        if one["dhcp"]:
+            found["servers"].add(f"{node}: {vni}")
+        for host in {vm["host"] for vm in held}:
+            found["bridges"].add(f"{host}: {names.bridge(vni)}")
+            found["ports"].add(f"{host}: {names.tunnel(vni, tunnel_ips[node])}")
+            found["ports"].add(f"{node}: {names.tunnel(vni, tunnel_ips[host])}")
+        for vm in held:
+            found["domains"].add(f"{vm['host']}: {names.domain(vm['vm'])}")
+            found["ports"].add(f"{vm['host']}: {names.tap(vm['vm'])}")
+            for volume in (names.disk_volume(vm["vm"]), names.seed_volume(vm["vm"])):
+                found["volumes"].add(f"{vm['host']}: {volume}")
+            if one["dhcp"]:
+                found["leases"].add(f"{node}: {vm['mac']} {vm['ip']} {vm['name']}")
+    return found
+
+
+def of_twins(world: World) -> Things:
+    """List what the twins' hosts hold; a part of a thing counts as the thing."""
+    return {
+        "domains": {
+            f"{host}: {names.domain(vm)}" for host, vm in {**world.domains, **world.definitions}
+        },
+        "bridges": {f"{host}: {names.bridge(vni)}" for host, vni in world.bridges},
+        "ports": {f"{at[0]}: {name}" for at, ports in world.bridges.items() for name in ports},
+        "namespaces": {
+            f"{names.NODE}: {names.namespace(vni)}" for vni in {**world.namespaces, **world.legs}
+        },
+        "leases": {
+            f"{names.NODE}: {lease.mac} {lease.ip} {lease.name}"
+            for dhcp in (*world.dhcp.values(), *world.dhcp_files.values())
+            for lease in dhcp.leases
+        },
+        "servers": {f"{names.NODE}: {vni}" for vni in {**world.dhcp, **world.dhcp_files}},
+        "volumes": {f"{host}: {names.disk_volume(vm)}" for host, vm in world.disks}
+        | {f"{host}: {names.seed_volume(vm)}" for host, vm in world.seeds},
+    }
+
+
+def is_whole(world: World) -> bool:
+    """Tell whether no compound thing of the twins is there in part."""
+    return (
+        world.domains == world.definitions
+        and world.namespaces.keys() == world.legs.keys()
+        and world.dhcp == world.dhcp_files
+        and world.disks.keys() == world.seeds.keys()
+    )
+
+
+def of_lab(lab: Lab) -> Things:
+    """List what the lab's hosts hold; a domain counts whether or not it runs."""
+    found, present = nothing(), traces.on_hosts(lab)
+    for kind in ("bridges", "ports", "volumes", "domains"):
+        found[kind] = set(present.get(kind, ()))
+    # `ip netns list` says more than the name.
+    found["namespaces"] = {" ".join(line.split()[:2]) for line in present.get("namespaces", ())}
+    for pid in lab.pids(names.NODE, "dnsmasq"):
+        said = Path(f"/proc/{pid}/cmdline").read_text().strip("\0").split("\0")[-1]
+        place = Path(said.partition("=")[2]).parent
+        found["servers"].add(f"{names.NODE}: {place.name}")
+        for line in (place / HOSTS).read_text().splitlines():
+            found["leases"].add(f"{names.NODE}: {line.replace(',', ' ')}")
+    return found
+
+
+def running(lab: Lab) -> set[str]:
+    """List the domains that run."""
+    return {
+        f"{host}: {name}"
+        for host in lab.layout.compute
+        for name in lab.run(host, ["virsh", "list", "--name"]).stdout.split()
+        if name.startswith(names.PREFIX)
+    }
+
+
+def tunnel_ips(lab: Lab) -> dict[str, str]:
+    """Read the hosts' tunnel addresses, and the node's, from the lab's settings."""
+    settings = tomllib.loads((lab.layout.dir / "ccfd.toml").read_text())
+    known = {host["name"]: host["tunnel_ip"] for host in settings["host"]}
+    return {**known, names.NODE: settings["network_node"]["tunnel_ip"]}
+
+
+def surplus(found: Things, wanted: Things) -> dict[str, list[str]]:
+    """List what is in *found* and not in *wanted*."""
+    more = {kind: sorted(found[kind] - wanted[kind]) for kind in KINDS}
+    return {kind: things for kind, things in more.items() if things}

@@ -1,0 +1,192 @@
+"""Is everything as it should be after a kill? Lost and doubled ends, leaks, halves."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sqlalchemy import select
+
+from ccfd.documents import COLLECTIONS
+from ccfd.model import names
+from ccfd.store import tables
+from tests.chaos import things
+from tests.chaos.life import Folder, request_id
+from tests.chaos.scenarios import SLICE, Scenario
+from tests.chaos.tripwire import Tripwire
+from tests.harness import Harness
+from tests.twins import no_trap
+from tests.unit.handlers.test_slice_story import NOTHING
+
+CLAIMS = {
+    "addresses": "addresses",
+    "subnets": "subnets",
+    "blocks": "subnets",
+    "pooled": "pool items",
+    "slices": "records",
+    "vms": "records",
+    "cpu": "capacity",
+    "ram": "capacity",
+    "disk": "capacity",
+}
+"""What a leaked claim counts as."""
+
+
+@dataclass
+class Verdict:
+    """What was found: `ends` is the state in which all was left, without what is random in it."""
+
+    ended_once: bool = True
+    whole: bool = True
+    leaks: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    ends: Any = None
+
+    @property
+    def good(self) -> bool:
+        """Tell whether nothing was found."""
+        return self.ended_once and self.whole and not self.leaks
+
+    def leak(self, kind: str, what: Any, count: int = 1) -> None:
+        """Note a leak."""
+        self.leaks[kind] = self.leaks.get(kind, 0) + count
+        self.notes.append(f"leaked {kind}: {what}")
+
+    def not_whole(self, why: str) -> None:
+        """Note what is half."""
+        self.whole = False
+        self.notes.append(why)
+
+    def to_json(self) -> str:
+        """Return the stored form."""
+        return json.dumps(asdict(self))
+
+
+async def judge(folder: Folder, scenario: Scenario, normal: Any) -> Verdict:
+    """Judge what the lives in *folder* have left, then delete all and look again.
+
+    *normal* is how the scenario ends when nobody is killed.
+    """
+    verdict = Verdict()
+    harness = folder.open(Tripwire())
+    harness.world.trap = no_trap
+    await _ends(harness, scenario, verdict)
+    # What is stuck holds what it could not undo, and keeps its claims.
+    if not any(state == "stuck" for state, *_ in verdict.ends["states"]):
+        await compare(harness, verdict)
+    if normal is not None and verdict.ends != normal:
+        verdict.not_whole(f"it ended as {verdict.ends}, without a kill as {normal}")
+    twice = [vm for vm, times in Counter(harness.world.boots).items() if times > 1]
+    if twice:
+        verdict.not_whole(f"started twice: {twice}")
+    async with harness.running():
+        await _delete_all(harness, verdict)
+    await _nothing_is_left(harness, verdict)
+    await harness.database.close()
+    return verdict
+
+
+async def _ends(harness: Harness, scenario: Scenario, verdict: Verdict) -> None:
+    """Check that each request has one terminal result, and note what all ended as."""
+    states = []
+    async with harness.database.read() as transaction:
+        for number in range(len(scenario.asks)):
+            row = await transaction.one(
+                select(tables.request).where(tables.request.c.request_id == request_id(number))
+            )
+            assert row is not None
+            said = await transaction.all(
+                select(tables.outbox).where(
+                    tables.outbox.c.type.in_((f"{row.type}.succeeded", f"{row.type}.failed"))
+                )
+            )
+            bodies = [(one.message_id, json.loads(one.body)) for one in said]
+            mine = [one for one in bodies if one[1]["request_id"] == row.request_id]
+            if not mine or any(one != (row.terminal_message_id, row.terminal) for one in mine):
+                verdict.ended_once = False
+                verdict.notes.append(f"{row.request_id} ended as {mine}")
+            end = row.terminal
+            code = end.get("error", {}).get("code")
+            states.append([row.state, end["outcome"], code, end.get("compensated")])
+        verdict.ends = {"states": states, "holds": await _holds(transaction)}
+
+
+async def _holds(transaction: Any) -> dict[str, Any]:
+    """List what the database holds, without ids and times."""
+    held: dict[str, Any] = {}
+    for what, fields in (
+        ("slices", ("slice", "state", "cidr", "hosts")),
+        ("vms", ("name", "state", "ip", "mac", "host")),
+        ("subnets", ("owner", "cidr", "state")),
+        ("hosts", ("host", "cpu", "ram", "disk")),
+    ):
+        page = await COLLECTIONS[what].page(100, None, {}, transaction)
+        rows = [[item[name] for name in fields] for item in page["items"]]
+        held[what] = sorted(rows, key=json.dumps)
+    return held
+
+
+async def compare(harness: Harness, verdict: Verdict) -> None:
+    """Check that the hosts hold what the database says, and the database what its slices need."""
+    async with harness.database.read() as transaction:
+        slices = (await COLLECTIONS["slices"].page(100, None, {}, transaction))["items"]
+        subnets = (await COLLECTIONS["subnets"].page(100, None, {}, transaction))["items"]
+    tunnel_ips = {
+        names.NODE: harness.settings.network_node.tunnel_ip,
+        **{host.name: host.tunnel_ip for host in harness.settings.host},
+    }
+    found, wanted = things.of_twins(harness.world), things.expected(slices, tunnel_ips)
+    for kind, left in things.surplus(found, wanted).items():
+        verdict.leak(kind, left, len(left))
+    missing = things.surplus(wanted, found)
+    if missing:
+        verdict.not_whole(f"missing: {missing}")
+    if not things.is_whole(harness.world):
+        verdict.not_whole(f"a half thing: {harness.world.leftovers()}")
+    held = [vm for one in slices for vm in one["vms"] if vm["host"] is not None]
+    wanted_claims = {
+        "slices": len(slices),
+        "subnets": len(subnets),
+        "blocks": len(subnets),
+        # The VNI of each slice and the number of each block.
+        "pooled": len(slices) + len(subnets),
+        "addresses": len(held),
+        **{size: sum(vm[size] for vm in held) for size in ("cpu", "ram", "disk")},
+    }
+    claims = await harness.claims()
+    for claim, wants in wanted_claims.items():
+        if claims[claim] != wants:
+            verdict.leak(CLAIMS[claim], f"{claim} {claims[claim]}, not {wants}")
+
+
+async def _delete_all(harness: Harness, verdict: Verdict) -> None:
+    """Delete what there is, as its owner would."""
+    async with harness.database.read() as transaction:
+        held = await _holds(transaction)
+    doomed = [("slice.delete", {"slice": SLICE})] if held["slices"] else []
+    if held["subnets"] and not held["slices"]:
+        doomed = [("subnet.delete", {"owner": SLICE})]
+    for kind, body in doomed:
+        gone = await harness.ask(kind, **body)
+        if gone["outcome"] != "succeeded":
+            verdict.not_whole(f"{kind} ended as {gone}")
+
+
+async def _nothing_is_left(harness: Harness, verdict: Verdict) -> None:
+    left = things.surplus(things.of_twins(harness.world), things.nothing())
+    for kind, items in left.items():
+        verdict.leak(kind, f"{items} after everything was deleted", len(items))
+    claims = await harness.claims()
+    for claim in NOTHING:
+        if claims[claim]:
+            verdict.leak(CLAIMS[claim], f"{claim} {claims[claim]} after everything was deleted")
+    async with harness.database.read() as transaction:
+        still = await transaction.all(
+            select(tables.request.c.request_id).where(
+                tables.request.c.state.in_(("queued", "running", "undoing", "stuck"))
+            )
+        )
+    if still:
+        verdict.not_whole(f"requests that never end: {still}")

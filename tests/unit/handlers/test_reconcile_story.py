@@ -1,0 +1,124 @@
+"""What the reconciler asks for, and what becomes of it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from copy import copy
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from ccfd.handlers.reconcile import Reconciler
+from ccfd.handlers.reconcile_events import repairs
+from ccfd.settings import Reconcile
+from ccfd.store import tables
+from ccfd.workflow.intake import Intake
+from tests.harness import Harness
+from tests.twins import LookTwin
+from tests.unit.handlers.test_slice_story import VM
+
+
+class Sweep:
+    """A reconciler over a harness."""
+
+    def __init__(self, harness: Harness, *, grace: float = 60.0) -> None:
+        self.harness = harness
+        self.counted: list[str] = []
+        ours = repairs(harness.settings, self.counted.append)
+        harness.handlers.update(ours)
+        self.look = LookTwin(harness.world)
+        self.reconciler = Reconciler(
+            harness.settings.model_copy(update={"reconcile": Reconcile(grace=grace)}),
+            harness.database,
+            Intake(harness.handlers, lambda _kind, _code: None),
+            self.look,
+            lambda: True,
+        )
+
+    async def apply(self) -> dict[str, Any]:
+        """Apply; return what differed once all requests have ended."""
+        done = await self.reconciler.apply()
+        for request in done["requests"]:
+            await self.harness.terminal(request)
+        return done
+
+    async def notices(self) -> list[tuple[str, str]]:
+        said = await self.harness.said()
+        return [(body["kind"], body["host"]) for key, body in said if key == "reconcile.repaired"]
+
+
+@pytest.fixture
+async def sweep(harness: Harness) -> AsyncIterator[Sweep]:
+    """A slice with a VM on each host, and its reconciler."""
+    async with harness.running():
+        await harness.ask(
+            "slice.create", slice="demo", gateway=False, vms=[{"name": name, **VM} for name in "ab"]
+        )
+        yield Sweep(harness)
+
+
+async def test_all_that_a_slice_lost_is_put_back(sweep: Sweep) -> None:
+    world = sweep.harness.world
+    before = copy(world.bridges), set(world.dhcp), copy(world.domains)
+    assert (await sweep.apply())["repairs"] == []
+    for lost in (world.bridges, world.owners, world.dhcp, world.namespaces, world.domains):
+        lost.clear()
+    await sweep.apply()
+    assert (world.bridges, set(world.dhcp), world.domains) == before
+    told = await sweep.notices()
+    assert sorted(kind for kind, _ in told) == sorted(sweep.counted)
+    assert set(told) == {
+        ("namespace", "node"),
+        ("dhcp", "node"),
+        ("bridge", "node"),
+        ("bridge", "h1"),
+        ("bridge", "h2"),
+        ("domain", "h1"),
+        ("domain", "h2"),
+    }
+    assert (await sweep.apply())["repairs"] == []
+
+
+async def test_what_a_slice_left_is_removed_after_its_time(harness: Harness) -> None:
+    world = harness.world
+    sweep = Sweep(harness, grace=0.05)
+    async with harness.running():
+        await harness.ask("slice.create", slice="demo", gateway=False, vms=[VM])
+        kept = copy(world.bridges), copy(world.owners), copy(world.domains), copy(world.disks)
+        assert (await harness.ask("slice.delete", slice="demo"))["outcome"] == "succeeded"
+        world.bridges, world.owners, world.domains, world.disks = kept
+        await sweep.reconciler.round()
+        assert world.leftovers() != {}
+        await asyncio.sleep(0.06)
+        await sweep.reconciler.round()
+        async with asyncio.timeout(5):
+            while world.leftovers():
+                await asyncio.sleep(0.005)
+
+
+async def test_a_deletion_that_failed_is_finished(sweep: Sweep) -> None:
+    harness = sweep.harness
+    await harness.database.run(
+        lambda tx: tx.execute(update(tables.slices).values(state="deleting"))
+    )
+    sweep.look.unseen.add("h2")
+    assert (await sweep.apply())["requests"] == []
+    sweep.look.unseen.clear()
+    await sweep.apply()
+    assert harness.world.leftovers() == {}
+
+
+async def test_a_repair_that_fails_is_not_repeated_at_once(sweep: Sweep) -> None:
+    async def trap(call: str, _args: object) -> None:
+        if call == "dhcp.serve:before":
+            raise OSError("the disk is full")
+
+    harness = sweep.harness
+    harness.world.dhcp.clear()
+    harness.world.trap = trap
+    await sweep.apply()
+    ended = list(harness.ended)
+    await sweep.reconciler.round()
+    await asyncio.sleep(0.01)
+    assert harness.ended == ended
+    assert ended[-1] == ("slice.repair", "failed")
