@@ -33,7 +33,7 @@ def retry(context: typer.Context, request_id: RequestId) -> None:
 
 @request.command("abandon")
 def abandon(context: typer.Context, request_id: RequestId) -> None:
-    """Free what a stuck request holds in ccfd; what it left on hosts stays there."""
+    """Free what a stuck request holds; the sweep removes what it left on hosts."""
     _intervene(context, request_id, "abandon")
 
 
