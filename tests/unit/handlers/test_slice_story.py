@@ -1,9 +1,14 @@
 """What becomes of a slice: created whole or not at all, deleted without trace."""
 
 import asyncio
+from datetime import timedelta
+
+from sqlalchemy import update
 
 from ccfd.documents import COLLECTIONS
 from ccfd.errors import Refused
+from ccfd.store.database import Transaction
+from ccfd.store.tables import slices
 from tests.harness import Harness
 
 NOTHING = dict.fromkeys(
@@ -106,9 +111,14 @@ async def test_what_this_release_has_not_is_refused(harness: Harness) -> None:
 async def test_a_slice_whose_time_is_over_is_announced_and_deleted(harness: Harness) -> None:
     timers = harness.timers()
     async with harness.running():
-        await harness.ask("slice.create", slice="demo", gateway=False, vms=[VM], expires_in=1)
+        await harness.ask("slice.create", slice="demo", gateway=False, vms=[VM], expires_in=60)
         await harness.database.run(timers.slices)
-        await asyncio.sleep(1.0)
+
+        async def pass_time(transaction: Transaction) -> None:
+            over = transaction.now - timedelta(seconds=1)
+            await transaction.execute(update(slices).values(expires_at=over))
+
+        await harness.database.run(pass_time)
         await harness.database.run(timers.slices)
         await harness.database.run(timers.slices)
         async with asyncio.timeout(5):

@@ -95,10 +95,6 @@ SCENARIOS = {
     "slice.create": Scenario([], ("slice.create", CREATE)),
     "slice.create, refused at boot": Scenario([], ("slice.create", CREATE), "domains.boot:before"),
     "slice.delete": Scenario([("slice.create", CREATE)], ("slice.delete", {"slice": "demo"})),
-    "vm.create": Scenario(
-        [("slice.create", {**CREATE, "vms": VMS[:1]})],
-        ("vm.create", {"slice": "demo", **VMS[1]}),
-    ),
     "vm.create, refused at boot": Scenario(
         [("slice.create", {**CREATE, "vms": VMS[:1]})],
         ("vm.create", {"slice": "demo", **VMS[1]}),
