@@ -9,6 +9,7 @@ import sys
 import time
 import tomllib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import libvirt
@@ -201,7 +202,9 @@ def test_a_killed_daemon_is_seen_and_starts_again(
     pids = lab.pids(place, program)
     assert pids
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # one that ended with its parent
+            os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: not lab.pids(place, program), f"the end of {program}")
     folder = str(lab.layout.dir)
     assert command("status", "--dir", folder).returncode == 1
     lab.start(place, name)
