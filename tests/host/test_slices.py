@@ -63,7 +63,7 @@ async def guest(lab: Lab, vm: str, line: str, within: float = BOOT_WITHIN) -> st
 
 async def hold_their_leases(lab: Lab, document: Body) -> None:
     for vm in document["vms"]:
-        shown = await guest(lab, vm["vm"], "ip -4 -o addr show eth0 | grep inet; hostname")
+        shown = await guest(lab, vm["vm"], "ip -4 -o addr show eth0 | grep inet && hostname")
         assert f" {vm['ip']}/" in shown
         assert vm["name"] in shown
 
