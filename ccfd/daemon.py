@@ -88,7 +88,7 @@ class Daemon:
         self._images = DirectoryImages(Path(settings.images.directory or "/nonexistent"))
         self._hypervisors = Hypervisors(settings, self._images)
         self._fabric = Fabric(settings)
-        self._sweeps = drivers is None
+        self._sweeps = drivers is None and settings.reconcile.every > 0
         self._namespaces = Namespaces(settings)
         self._dhcp = DhcpServers(settings)
         known = handlers(settings)

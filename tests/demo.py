@@ -18,6 +18,7 @@ from tests import traces
 from tests.ccfd_process import CcfdProcess, sqlite
 from tests.lab import Lab
 from tests.lab.layout import CHECKOUT
+from tests.lab.shell import LabError
 from tests.portal import Portal
 
 FOLDER = CHECKOUT / ".demo"
@@ -86,7 +87,7 @@ async def show(lab: Lab, ccfd: CcfdProcess) -> None:
     leases = Path(lab.layout.dir / "network" / str(document["vni"]) / "leases")
     for vm in document["vms"]:
         line = wait_for(lambda vm=vm: lease(leases, vm["mac"]), f"{vm['name']} has a lease")
-        inside = lab.guest(vm["vm"], ["ip", "-4", "-o", "addr", "show", "eth0"])
+        inside = wait_for(lambda vm=vm: address(lab, vm), f"{vm['name']} has its address")
         say(f"  dnsmasq: {line}")
         say(f"  {vm['name']}:{' ' * (7 - len(vm['name']))} {inside.strip()}")
         need(vm["ip"] in line and vm["ip"] in inside, "lease and guest agree with ccfd")
@@ -136,6 +137,15 @@ def lease(path: Path, mac: str) -> str | None:
     """Return the line of *mac* in a dnsmasq leases file."""
     lines = path.read_text().splitlines() if path.exists() else []
     return next((line for line in lines if mac in line), None)
+
+
+def address(lab: Lab, vm: dict[str, Any]) -> str | None:
+    """Return what a guest shows of its interface, once ccfd's address is on it."""
+    try:
+        shown = lab.guest(vm["vm"], ["ip", "-4", "-o", "addr", "show", "eth0"])
+    except LabError:
+        return None
+    return shown if vm["ip"] in shown else None
 
 
 def wait_for(look: Any, what: str) -> str:
