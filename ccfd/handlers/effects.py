@@ -6,7 +6,7 @@ The names are stored with each workflow's steps and live as long as the database
 from typing import Protocol
 
 from ccfd.model.network import Bridge, Dhcp, DhcpChange, Namespace, Ports
-from ccfd.model.vm import Disk, ImageOnHost, Machine
+from ccfd.model.vm import Disk, ImageOnHost, Machine, Start
 from ccfd.workflow.steps import Effect, Effects, Value
 
 
@@ -65,6 +65,16 @@ def effects(
     domains: Domains,
 ) -> Effects:
     """Join the effects with the drivers that have them."""
+
+    async def boot(start: Start) -> Value:
+        # A switch that had opened the tap of an earlier attempt would not notice the next one:
+        # plugging it in first costs one look where there was none (docs/adr/0006).
+        await fabric.plug(start.port)
+        return await domains.boot(start.machine)
+
+    async def destroy(start: Start) -> None:
+        await domains.destroy(start.machine)
+
     return {
         # Base images belong to no workflow: they stay for the next VM.
         "fetch-image": Effect(ImageOnHost, images.fetch, None),
@@ -74,7 +84,7 @@ def effects(
         "serve-dhcp": Effect(Dhcp, dhcp.serve, dhcp.stop),
         "change-dhcp": Effect(DhcpChange, dhcp.change, dhcp.change_back),
         "make-disk": Effect(Disk, disks.make, disks.remove),
-        "boot": Effect(Machine, domains.boot, domains.destroy),
+        "boot": Effect(Start, boot, destroy),
         # What deletes only goes forward.
         "destroy-vm": Effect(Machine, domains.destroy, None),
         "remove-disk": Effect(Disk, disks.remove, None),

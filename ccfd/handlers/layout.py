@@ -12,7 +12,7 @@ from ccfd.errors import Refused
 from ccfd.model import names
 from ccfd.model.network import Bridge, Dhcp, Lease, Namespace, Port, Ports
 from ccfd.model.slice import PlannedSlice, PlannedVm
-from ccfd.model.vm import Disk, ImageOnHost, Machine
+from ccfd.model.vm import Disk, ImageOnHost, Machine, Start
 from ccfd.settings import Settings
 
 
@@ -126,6 +126,22 @@ class Layout:
                 mtu=self.settings.vm_mtu,
             )
             for vm in vms
+        )
+
+    def starts(self, planned: PlannedSlice, vms: Iterable[PlannedVm]) -> tuple[Start, ...]:
+        """Describe the starts of *vms*."""
+        chosen = tuple(vms)
+        return tuple(
+            Start(
+                machine=machine,
+                port=Ports(
+                    host=self.switch_of(vm.host),
+                    slice=planned.name,
+                    vni=planned.vni,
+                    ports=(self._tap(vm),),
+                ),
+            )
+            for vm, machine in zip(chosen, self.machines(planned, chosen), strict=True)
         )
 
     def grown(

@@ -11,7 +11,7 @@ from ccfd.handlers.layout import Layout
 from ccfd.model import names
 from ccfd.model.network import Bridge, Dhcp, Namespace
 from ccfd.model.slice import PlannedSlice
-from ccfd.model.vm import Disk, Image, Machine
+from ccfd.model.vm import Disk, Image, Machine, Start
 from ccfd.requests.events import Body
 from ccfd.workflow.steps import Steps, each, only_forward
 
@@ -58,15 +58,18 @@ def disk(vm: str, host: str) -> Thing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedSlice:
-    """What a slice that nobody works on shall have. `machines` are those that shall run."""
+    """What a slice that nobody works on shall have. `starts` are of VMs that shall run."""
 
     name: str
     namespace: Namespace
     bridges: tuple[Bridge, ...]
     dhcp: tuple[Dhcp, ...]
-    machines: tuple[Machine, ...]
-    switches: Mapping[str, str]
-    """Whose switch carries the VMs of each host."""
+    starts: tuple[Start, ...]
+
+    @property
+    def machines(self) -> tuple[Machine, ...]:
+        """The domains of those VMs."""
+        return tuple(start.machine for start in self.starts)
 
     @property
     def vni(self) -> int:
@@ -96,8 +99,7 @@ def wanted_slice(layout: Layout, planned: PlannedSlice, states: Mapping[str, str
         namespace=layout.namespace(planned),
         bridges=layout.bridges(planned),
         dhcp=layout.dhcp(planned),
-        machines=layout.machines(planned, running),
-        switches={vm.host: layout.switch_of(vm.host) for vm in planned.vms},
+        starts=layout.starts(planned, running),
     )
 
 
@@ -106,15 +108,13 @@ def put_back(wanted: WantedSlice, missing: frozenset[Thing]) -> Steps:
 
     - A server that outlived its namespace's name is ended while it can still be found.
     - A leg made anew must be plugged in by the node's bridge, after it; a DHCP server follows.
-    - A VM's port is parked before its domain starts and makes another tap (docs/adr/0006).
     """
     opened = namespace(wanted.vni) in missing
-    booted = [one for one in wanted.machines if domain(one.vm, one.host) in missing]
-    plugged = {wanted.switches[one.host] for one in booted}
-    if opened:
-        plugged.add(names.NODE)
+    booted = [one for one in wanted.starts if domain(one.machine.vm, one.machine.host) in missing]
     made = [
-        one for one in wanted.bridges if one.host in plugged or bridge(one.vni, one.host) in missing
+        one
+        for one in wanted.bridges
+        if bridge(one.vni, one.host) in missing or (opened and one.host == names.NODE)
     ]
     served = opened or dhcp(wanted.vni) in missing
     return only_forward(

@@ -126,7 +126,7 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
             each("make-bridge", [node])
             + each("serve-dhcp", layout.dhcp(planned))
             + each("make-disk", layout.disks(planned, planned.vms)),
-            each("boot", layout.machines(planned, planned.vms)),
+            each("boot", layout.starts(planned, planned.vms)),
         )
 
     async def settle(

@@ -87,7 +87,7 @@ class CreateVm(Handler[VmCreate, VmPlan]):
             + each("fetch-image", layout.images([plan.vm])),
             _dhcp(layout, plan.without, within)
             + each("make-disk", layout.disks(within, [plan.vm])),
-            each("boot", layout.machines(within, [plan.vm])),
+            each("boot", layout.starts(within, [plan.vm])),
         )
 
     async def settle(

@@ -6,6 +6,8 @@ a default, never renamed.
 
 from dataclasses import dataclass
 
+from ccfd.model.network import Ports
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
@@ -54,3 +56,11 @@ class Machine:
     mac: str
     tap: str
     mtu: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A VM's start: its domain makes a new tap, which `port` of the switch must take up."""
+
+    machine: Machine
+    port: Ports

@@ -276,5 +276,5 @@ def test_a_lost_namespace_takes_bridge_and_server_with_it() -> None:
     ]
 
 
-def test_a_port_is_made_ready_before_its_domain_starts() -> None:
-    assert names_of({things.domain(A, "h1")}) == [["make-bridge h1"], ["boot h1"]]
+def test_a_lost_domain_is_started_on_the_bridge_that_stands() -> None:
+    assert names_of({things.domain(A, "h1")}) == [["boot "]]

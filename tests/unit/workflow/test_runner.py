@@ -12,8 +12,11 @@ CREATE: dict[str, Any] = {"slice": "demo", "gateway": False, "vms": [{"name": "a
 
 async def test_a_passing_error_is_tried_again(harness: Harness) -> None:
     failures = [Transient("host_unreachable", "libvirtd restarts", retry_in=0.001)] * 3
+    starts: list[str] = []
 
     async def trap(call: str, _args: Any) -> None:
+        if call in ("fabric.plug:after", "domains.boot:before"):
+            starts.append(call)
         if call == "domains.boot:before" and failures:
             raise failures.pop()
 
@@ -23,6 +26,8 @@ async def test_a_passing_error_is_tried_again(harness: Harness) -> None:
         made = await harness.ask("slice.create", **CREATE)
     assert made["outcome"] == "succeeded"
     assert harness.watched.steps.count(("boot", "retrying")) == 3
+    # The tap of an attempt that failed is gone: the switch must be told before the next.
+    assert starts == ["fabric.plug:after", "domains.boot:before"] * 4
 
 
 async def test_a_refusal_is_undone_at_once_in_reverse(harness: Harness) -> None:
