@@ -14,6 +14,7 @@ import pytest
 from ccfd.model import names
 from tests import traces
 from tests.ccfd_process import CcfdProcess, sqlite
+from tests.host import diagnosis
 from tests.lab import Lab
 from tests.portal import Body, Portal
 
@@ -63,7 +64,10 @@ async def guest(lab: Lab, vm: str, line: str, within: float = BOOT_WITHIN) -> st
 
 async def hold_their_leases(lab: Lab, document: Body) -> None:
     for vm in document["vms"]:
-        shown = await guest(lab, vm["vm"], "ip -4 -o addr show eth0 | grep inet && hostname")
+        try:
+            shown = await guest(lab, vm["vm"], "ip -4 -o addr show eth0 | grep inet && hostname")
+        except Exception:
+            pytest.fail(diagnosis.of_vm(lab, vm))
         assert f" {vm['ip']}/" in shown
         assert vm["name"] in shown
 
