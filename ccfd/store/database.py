@@ -6,11 +6,12 @@ import os
 import random
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+import asyncpg
 from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import Connection, CursorResult, Row
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -48,38 +49,69 @@ class DatabaseAway(Transient):
         super().__init__("internal", f"the database cannot be reached: {reason}")
 
 
-class Transaction:
-    """One transaction under way. `now` is its one moment."""
+class RaceLost(Exception):
+    """A statement lost a race: its transaction is worth another try."""
 
-    def __init__(self, connection: AsyncConnection, now: datetime) -> None:
-        self.connection = connection
+
+class Transaction:
+    """One transaction, which begins with its first statement. `now` is its one moment.
+
+    `first` is awaited just before that statement, and may have statements of its own.
+    """
+
+    def __init__(self, begin: Callable[[], Awaitable[AsyncConnection]], now: datetime) -> None:
+        self._begin = begin
+        self._connection: AsyncConnection | None = None
+        self._unmarked: list[AsyncExitStack] = []
         self.now = now
+        self.first: Callable[[], Awaitable[None]] | None = None
         self.wakes: set[str] = set()
         self.afterwards: list[Callable[[], None]] = []
+
+    @property
+    def begun(self) -> bool:
+        """Tell whether there was a statement."""
+        return self._connection is not None
+
+    async def connection(self) -> AsyncConnection:
+        """Return the connection for a statement; begin if this is the first."""
+        if self._connection is None:
+            self._connection = await self._begin()
+            if self.first is not None:
+                await self.first()
+        while self._unmarked:
+            savepoint = self._unmarked.pop(0)
+            await savepoint.enter_async_context(self._connection.begin_nested())
+        return self._connection
 
     async def execute(
         self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None
     ) -> CursorResult[Any]:
         """Execute *statement*, once or for each of *rows*."""
-        return await self.connection.execute(statement, rows)
+        return await (await self.connection()).execute(statement, rows)
 
     async def one(self, statement: Executable) -> Row[Any] | None:
         """Return the first row, or None."""
-        return (await self.connection.execute(statement)).first()
+        return (await self.execute(statement)).first()
 
     async def all(self, statement: Executable) -> Sequence[Row[Any]]:
         """Return every row."""
-        return (await self.connection.execute(statement)).all()
+        return (await self.execute(statement)).all()
 
     async def scalar(self, statement: Executable) -> Any:
         """Return the first column of the first row, or None."""
-        return (await self.connection.execute(statement)).scalar()
+        return (await self.execute(statement)).scalar()
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         """Undo what the block did when it raises; what came before stays."""
-        async with self.connection.begin_nested():
-            yield
+        async with AsyncExitStack() as savepoint:
+            self._unmarked.append(savepoint)
+            try:
+                yield
+            finally:
+                if savepoint in self._unmarked:
+                    self._unmarked.remove(savepoint)
 
     def wake(self, topic: str) -> None:
         """Wake, once this is committed, whoever waits for *topic*."""
@@ -135,6 +167,7 @@ class Database:
         self._url = make_url(config.url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self._lock: int | None = None
+        self._lines: list[AsyncConnection] = []
         self.engine = self._sqlite() if self.is_sqlite else self._postgresql(config.pool)
 
     def _postgresql(self, size: int) -> AsyncEngine:
@@ -185,6 +218,8 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        while self._lines:
+            await self._lines.pop().close()
         await self.engine.dispose()
         if self._lock is not None:
             os.close(self._lock)
@@ -201,7 +236,7 @@ class Database:
                     result = await work(transaction)
                     if self.has_peers and transaction.wakes:
                         await transaction.execute(_TELL, [{"topics": "\n".join(transaction.wakes)}])
-            except IntegrityError:
+            except (IntegrityError, RaceLost):
                 if attempt == ATTEMPTS - 1:
                     raise
             except DBAPIError as exc:
@@ -225,13 +260,52 @@ class Database:
 
     @asynccontextmanager
     async def _transaction(self, *, reads: bool) -> AsyncIterator[Transaction]:
-        async with self.connection() as connection:
-            if reads and self.is_sqlite:
-                await connection.execution_options(ccfd_reads=True)
-            async with connection.begin() as begun:
-                yield Transaction(connection, self.clock())
+        async with AsyncExitStack() as stack:
+
+            async def begin() -> AsyncConnection:
+                connection = await stack.enter_async_context(self.connection())
+                if reads and self.is_sqlite:
+                    await connection.execution_options(ccfd_reads=True)
+                begun = await stack.enter_async_context(connection.begin())
                 if reads:
-                    await begun.rollback()
+                    stack.push_async_callback(begun.rollback)
+                return connection
+
+            yield Transaction(begin, self.clock())
+
+    async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
+        """Execute one PostgreSQL statement, a transaction of its own, and return its rows.
+
+        For what is written many times a second: asyncpg alone, on a connection that is kept.
+        Raises `DatabaseAway`, and `RaceLost` for what `run` would try again.
+        """
+        line = self._lines.pop() if self._lines else await self._open_line()
+        try:
+            driver = (await line.get_raw_connection()).driver_connection
+            assert driver is not None
+            rows: Sequence[Mapping[str, Any]] = await driver.fetch(
+                statement, *arguments, timeout=COMMAND_TIMEOUT
+            )
+        except BaseException as exc:
+            # What became of it is not known, or nobody waits for it any more.
+            await asyncio.shield(_hang_up(line))
+            if isinstance(exc, asyncpg.PostgresError) and exc.sqlstate in TRY_AGAIN:
+                raise RaceLost(str(exc)) from exc
+            if is_away(exc):
+                self.is_up = False
+                raise DatabaseAway(exc) from exc
+            raise
+        self._lines.append(line)
+        return rows
+
+    async def _open_line(self) -> AsyncConnection:
+        try:
+            return await self.engine.connect()
+        except Exception as exc:
+            if is_away(exc):
+                self.is_up = False
+                raise DatabaseAway(exc) from exc
+            raise
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection]:
@@ -240,26 +314,32 @@ class Database:
             async with self.engine.connect() as connection:
                 self.is_up = True
                 yield connection
-        except CcfdError:
-            raise
-        except (OSError, PoolTimeout, TimeoutError) as exc:
-            self.is_up = False
-            raise DatabaseAway(exc) from exc
-        except DBAPIError as exc:
+        except Exception as exc:
             if is_away(exc):
                 self.is_up = False
-                raise DatabaseAway(exc.orig) from exc
+                raise DatabaseAway(getattr(exc, "orig", exc)) from exc
             raise
 
 
-def is_away(exc: DBAPIError) -> bool:
+def is_away(exc: BaseException) -> bool:
     """Tell whether *exc* means that the server went away, and not that a statement was wrong."""
-    state = getattr(exc.orig, "sqlstate", None) or ""
+    if isinstance(exc, CcfdError):
+        return False
+    said = exc.orig if isinstance(exc, DBAPIError) else exc
     # PostgreSQL manual, appendix A. 08: connection; 57P: shutdown, crash, starting up; 53: no
     # resources; 58: system; 25006: read-only, as after a failover; 28, 3D: no such user, no such
     # database, as while a server is being set up again.
+    state = getattr(said, "sqlstate", None) or ""
     if state.startswith(("08", "57P", "53", "58", "25006", "28", "3D")):
         return True
-    if exc.connection_invalidated:
+    if isinstance(said, OSError | TimeoutError | PoolTimeout | asyncpg.InterfaceError):
         return True
-    return isinstance(exc.orig, OSError) or "disk is full" in str(exc.orig)
+    return isinstance(exc, DBAPIError) and (
+        exc.connection_invalidated or "disk is full" in str(said)
+    )
+
+
+async def _hang_up(line: AsyncConnection) -> None:
+    with suppress(Exception):
+        await line.invalidate()
+    await line.close()

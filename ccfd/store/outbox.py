@@ -4,6 +4,7 @@ The rows stay as the log behind `GET /v1/events` until they are pruned.
 """
 
 import json
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
@@ -29,8 +30,7 @@ def encode(body: dict[str, Any]) -> bytes:
     return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-async def say(
-    transaction: Transaction,
+def messages(
     body: dict[str, Any],
     *,
     routing_key: str,
@@ -38,8 +38,11 @@ async def say(
     correlation_id: str | None = None,
     traceparent: str | None = None,
     reply_to: str | None = None,
-) -> None:
-    """Publish *body* to `ccf.results`, and to the queue *reply_to* if given, once committed."""
+) -> list[dict[str, Any]]:
+    """Return the rows (`body` still as text) that say *body*.
+
+    To `ccf.results`, and to the queue *reply_to* if given.
+    """
     row = {
         "message_id": message_id or str(uuid4()),
         "exchange": RESULTS,
@@ -48,14 +51,20 @@ async def say(
         "correlation_id": correlation_id,
         "content_type": "application/json",
         "headers": {"traceparent": traceparent} if traceparent else {},
-        "body": encode(body),
+        "body": encode(body).decode(),
         "slice": body.get("slice") or body.get("owner"),
-        "created_at": transaction.now,
     }
-    rows = [row]
-    if reply_to is not None:
-        rows.append({**row, "exchange": DEFAULT_EXCHANGE, "routing_key": reply_to})
-    await transaction.execute(insert(outbox), rows)
+    if reply_to is None:
+        return [row]
+    return [row, {**row, "exchange": DEFAULT_EXCHANGE, "routing_key": reply_to}]
+
+
+async def put(transaction: Transaction, rows: Sequence[dict[str, Any]]) -> None:
+    """Publish *rows* of `messages`, once committed."""
+    await transaction.execute(
+        insert(outbox),
+        [{**row, "body": row["body"].encode(), "created_at": transaction.now} for row in rows],
+    )
     transaction.wake(TOPIC)
 
 
@@ -91,4 +100,4 @@ async def bury(
 async def notice(transaction: Transaction, kind: str, **fields: Any) -> None:
     """Publish a notice, which answers no request: *fields* stand at top level."""
     body = {"type": kind, **fields, "time": timestamp(transaction.now)}
-    await say(transaction, body, routing_key=kind)
+    await put(transaction, messages(body, routing_key=kind))

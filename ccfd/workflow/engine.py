@@ -1,20 +1,29 @@
 """Who runs the workflows: a loop that decides what waits and goes on with what was interrupted."""
 
 import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import structlog
+from sqlalchemy.engine import Row
 
 from ccfd.store.database import Database, DatabaseAway
 from ccfd.store.rounds import rounds
 from ccfd.workflow.intake import REQUESTS
 from ccfd.workflow.lease import Lease
-from ccfd.workflow.records import LostError, Records
+from ccfd.workflow.records import Flow, LostError, Records
 from ccfd.workflow.runner import Runner, Stopping
 
 log = structlog.get_logger()
 
+Begin = Callable[[], Awaitable[Flow | None]]
+
 POLL = 1.0
+AHEAD = 64
+"""Waiting requests that are read at once."""
 
 
 class Engine:
@@ -35,8 +44,11 @@ class Engine:
         self._lease = lease
         self._concurrency = concurrency
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._candidates: deque[Row[Any]] = deque()
+        self._look_at = 0.0
         self._stopping = asyncio.Event()
         lease.on_loss = self._drop_all
+        lease.on_change = self._look_soon
 
     def stop(self) -> None:
         """Begin nothing more; let each running workflow reach its next record."""
@@ -60,38 +72,60 @@ class Engine:
                 until=self._stopping,
             )
 
+    def _look_soon(self) -> None:
+        """Look for interrupted requests in the next round: a daemon died, or this one began."""
+        self._look_at = 0.0
+        self._database.signals.wake(REQUESTS)
+
     async def _round(self, group: asyncio.TaskGroup) -> None:
-        free = self._concurrency - len(self._tasks)
-        if free <= 0 or not self._lease.held:
+        if not self._lease.held:
             return
         me = self._lease.id
-        found = [*await self._records.interrupted(me)]
-        # Those just started may still count as waiting: ask for as many more.
-        found += await self._records.waiting(free + len(self._tasks))
-        for seq in [seq for seq in found if seq not in self._tasks][:free]:
-            self._tasks[seq] = group.create_task(self._carry_out(seq, me), name=f"request {seq}")
+        now = asyncio.get_running_loop().time()
+        if now >= self._look_at:
+            self._look_at = now + POLL
+            for row in await self._records.interrupted(me):
+                if len(self._tasks) < self._concurrency:
+                    self._start(group, row, partial(self._records.take_up, row, me))
+        while len(self._tasks) < self._concurrency and await self._more():
+            row = self._candidates.popleft()
+            self._start(group, row, partial(self._records.begin, row, me))
 
-    async def _carry_out(self, seq: int, me: str) -> None:
-        """Bring one request to its end, across outages of the database."""
-        try:
-            while not self._stopping.is_set() and not await self._try(seq, me):
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL):
-                        await self._stopping.wait()
-        finally:
-            del self._tasks[seq]
-            self._database.signals.wake(REQUESTS)
+    async def _more(self) -> bool:
+        """Tell whether a request waits; ask the database when none is known.
 
-    async def _try(self, seq: int, me: str) -> bool:
-        """Go on with one request; return False when it is to be looked at again."""
+        One that is known stays the first of its key until it ends; that it still waits is seen
+        when it begins.
+        """
+        if not self._candidates:
+            # What is started already may still count as waiting: ask for as many more.
+            known = frozenset(self._tasks)
+            found = await self._records.waiting(len(known) + AHEAD)
+            self._candidates.extend(row for row in found if row.seq not in known)
+        return bool(self._candidates)
+
+    def _start(self, group: asyncio.TaskGroup, row: Row[Any], begin: Begin) -> None:
+        if row.seq in self._tasks:
+            return
+        task = group.create_task(self._carry_out(row.seq, begin), name=f"request {row.seq}")
+        self._tasks[row.seq] = task
+        # Not at its end: one that is cancelled before it began never comes there.
+        task.add_done_callback(partial(self._ended, row.seq))
+
+    def _ended(self, seq: int, _task: asyncio.Task[None]) -> None:
+        del self._tasks[seq]
+        self._database.signals.wake(REQUESTS)
+
+    async def _carry_out(self, seq: int, begin: Begin) -> None:
+        """Bring one request to its end, or leave it as recorded for a later round."""
         try:
-            flow = await self._records.begin(seq, me)
+            flow = await begin()
             if flow is not None:
                 await self._runner.run(flow)
         except DatabaseAway as exc:
             # What was recorded stands; what was not is done again.
             log.warning("workflow waits for the database", reason=exc.message)
-            return False
+            await self._pause()
         except Stopping:
             log.info("workflow left for the next start", seq=seq)
         except LostError as exc:
@@ -99,8 +133,15 @@ class Engine:
         except Exception as exc:
             # One defective request must not stop the others, nor be tried for ever.
             log.exception("workflow is defective", seq=seq)
-            try:
-                await self._records.break_off(seq, repr(exc))
-            except DatabaseAway:
-                return False
-        return True
+            await self._break_off(seq, repr(exc))
+
+    async def _break_off(self, seq: int, reason: str) -> None:
+        try:
+            await self._records.break_off(seq, reason)
+        except DatabaseAway:
+            await self._pause()
+
+    async def _pause(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL):
+                await self._stopping.wait()

@@ -6,7 +6,7 @@ crash the named stage's steps may or may not have happened, those before it have
 and those after it have not; going backward it is the other way round.
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -36,6 +36,15 @@ class StepRecord:
     value: dict[str, Any] | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the stored form; what is at its default is left out."""
+        stored: dict[str, Any] = {"state": self.state.value}
+        for name in _FIELDS:
+            value = getattr(self, name)
+            if value not in (None, 0, []):
+                stored[name] = value
+        return stored
+
     def begin(self, now: datetime) -> None:
         """Note that the step's effect may happen from now on."""
         self.state = StepState.STARTED
@@ -47,6 +56,9 @@ class StepRecord:
         self.state = state
         self.ended_at = now.isoformat()
         self.error = error
+
+
+_FIELDS = ("attempts", "started_at", "ended_at", "error", "value", "calls")
 
 
 class Move(StrEnum):
@@ -85,7 +97,13 @@ class Journal:
 
     def to_json(self) -> dict[str, Any]:
         """Return the stored form."""
-        return asdict(self)
+        return {
+            "records": [record.to_json() for record in self.records],
+            "stage": self.stage,
+            "backward": self.backward,
+            "error": self.error,
+            "stuck": self.stuck,
+        }
 
     def next_move(self, steps: Steps) -> Move:
         """Say what is to be done next."""
@@ -96,11 +114,6 @@ class Journal:
         if self.stage < len(steps.stages):
             return Move.RUN
         return Move.SETTLE
-
-    def stage_records(self, steps: Steps) -> list[StepRecord]:
-        """Return the records of the stage under way."""
-        offset = steps.offset(self.stage)
-        return self.records[offset : offset + len(steps.stages[self.stage])]
 
     def advance(self) -> None:
         """Note that the stage under way is over, in the direction that it went."""

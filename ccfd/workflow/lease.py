@@ -22,7 +22,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from ccfd.store.database import Database, DatabaseAway, Transaction
 from ccfd.store.outbox import TOPIC as OUTBOX
 from ccfd.store.tables import daemon
-from ccfd.workflow.intake import REQUESTS
 
 log = structlog.get_logger()
 
@@ -62,7 +61,8 @@ class Lease:
     """This daemon's sign of life. `id` is what requests that it carries out are owned by.
 
     `leads` tells whether, of all living daemons, this one publishes the outbox, so that results
-    go out in order.
+    go out in order. `on_loss` is called when others may do its work, `on_change` when it has just
+    registered or another daemon has died.
     """
 
     def __init__(self, database: Database) -> None:
@@ -71,6 +71,7 @@ class Lease:
         self.id = ""
         self.leads = False
         self.on_loss: Callable[[], None] = lambda: None
+        self.on_change: Callable[[], None] = lambda: None
 
     @property
     def held(self) -> bool:
@@ -108,10 +109,10 @@ class Lease:
         await transaction.execute(delete(daemon))
         await transaction.execute(insert(daemon).values(id=fresh, heartbeat_at=transaction.now))
         transaction.after(lambda: self._begin_alone(fresh))
-        transaction.wake(REQUESTS)
 
     def _begin_alone(self, fresh: str) -> None:
         self.id, self.leads = fresh, True
+        self.on_change()
 
     async def _live(self, connection: AsyncConnection) -> None:
         """Give signs of life on *connection* as long as it lasts."""
@@ -145,7 +146,7 @@ class Lease:
             self.id, self._until = fresh, began + LEASE
             log.info("registered", daemon=fresh)
         await self._bury(connection)
-        self._database.signals.wake(REQUESTS)
+        self.on_change()
 
     async def _lock_and_listen(self, connection: AsyncConnection, name: str) -> None:
         if not (await connection.execute(_TAKE, {"id": name})).scalar():
@@ -176,7 +177,7 @@ class Lease:
             await connection.execute(_HANG_UP, {"id": name})
             log.warning("another daemon is dead", daemon=name)
         if silent:
-            self._database.signals.wake(REQUESTS)
+            self.on_change()
         others = select(func.count()).select_from(daemon).where(daemon.c.id != self.id)
         self._database.has_peers = bool((await connection.execute(others)).scalar())
         if not self.leads:

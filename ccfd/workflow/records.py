@@ -5,15 +5,17 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, select, update
+from sqlalchemy import Select, exists, select, update
 from sqlalchemy.engine import Row
 
 from ccfd.errors import CcfdError, Refused
 from ccfd.store.database import Database, Transaction
+from ccfd.store.outbox import TOPIC
 from ccfd.store.tables import daemon, request
 from ccfd.workflow.handler import Done, Handler, Handlers
 from ccfd.workflow.intake import REQUESTS
 from ccfd.workflow.journal import Journal
+from ccfd.workflow.ledger import Begun, Ended, Ledger, Recorded
 from ccfd.workflow.results import Asked
 from ccfd.workflow.steps import Steps
 
@@ -39,13 +41,24 @@ class Flow:
     cancelled: bool = False
     answered: bool = False
 
-    def is_mine(self) -> ColumnElement[bool]:
-        """Return the condition under which this daemon may still record anything of it."""
-        return and_(
-            request.c.workflow_id == self.asked.workflow_id,
-            request.c.owner == self.owner,
-            request.c.epoch == self.epoch,
+
+def _waiting() -> Select[Any]:
+    earlier = request.alias()
+    return (
+        select(request)
+        .where(
+            request.c.state == "queued",
+            ~exists().where(
+                earlier.c.key == request.c.key,
+                earlier.c.seq < request.c.seq,
+                earlier.c.state.in_(OPEN),
+            ),
         )
+        .order_by(request.c.seq)
+    )
+
+
+_WAITING = _waiting()
 
 
 class Records:
@@ -55,50 +68,47 @@ class Records:
         self._database = database
         self._handlers = handlers
         self._count = count
+        self._ledger = Ledger(database)
 
-    async def waiting(self, limit: int) -> Sequence[int]:
+    async def waiting(self, limit: int) -> Sequence[Row[Any]]:
         """Return, in stored order, the requests that are first in the queue of their key."""
-        earlier = request.alias()
         async with self._database.read() as transaction:
-            rows = await transaction.all(
-                select(request.c.seq)
-                .where(
-                    request.c.state == "queued",
-                    ~exists().where(
-                        earlier.c.key == request.c.key,
-                        earlier.c.seq < request.c.seq,
-                        earlier.c.state.in_(OPEN),
-                    ),
-                )
-                .order_by(request.c.seq)
-                .limit(limit)
-            )
-        return [row.seq for row in rows]
+            return await transaction.all(_WAITING.limit(limit))
 
-    async def interrupted(self, me: str) -> Sequence[int]:
+    async def interrupted(self, me: str) -> Sequence[Row[Any]]:
         """Return the requests under way that no living daemon but *me* carries out."""
         others = select(daemon.c.id).where(daemon.c.id != me)
         async with self._database.read() as transaction:
-            rows = await transaction.all(
-                select(request.c.seq)
+            return await transaction.all(
+                select(request)
                 .where(request.c.state.in_(RUNNING), request.c.owner.not_in(others))
                 .order_by(request.c.seq)
             )
-        return [row.seq for row in rows]
 
-    async def begin(self, seq: int, me: str) -> Flow | None:
-        """Decide a waiting request, or take up an interrupted one, as daemon *me*.
+    async def begin(self, row: Row[Any], me: str) -> Flow | None:
+        """Decide a waiting request as daemon *me*; None where nothing is left to do.
 
-        Returns None where nothing is left to do, or another living daemon does it.
+        Raises `LostError` when it waits no more.
         """
-        return await self._database.run(lambda transaction: self._begin(seq, me, transaction))
 
-    async def _begin(self, seq: int, me: str, transaction: Transaction) -> Flow | None:
-        row = await transaction.one(select(request).where(request.c.seq == seq).with_for_update())
-        if row is None or row.state not in OPEN:
-            return None
-        if row.state == "queued":
+        async def decide(transaction: Transaction) -> Flow | None:
+            # Only a decision that looks into the database has to keep other daemons off.
+            transaction.first = partial(self._hold, row, transaction)
             return await self._decide(row, me, transaction)
+
+        return await self._database.run(decide)
+
+    async def take_up(self, row: Row[Any], me: str) -> Flow | None:
+        """Go on, as daemon *me*, with a request that was interrupted.
+
+        Returns None where it has ended, or another living daemon carries it out.
+        """
+        return await self._database.run(partial(self._take_up, row.seq, me))
+
+    async def _take_up(self, seq: int, me: str, transaction: Transaction) -> Flow | None:
+        row = await transaction.one(select(request).where(request.c.seq == seq).with_for_update())
+        if row is None or row.state not in RUNNING:
+            return None
         if row.owner == me:
             return self._flow(row, me, row.epoch)
         if await transaction.scalar(select(daemon.c.id).where(daemon.c.id == row.owner)):
@@ -107,6 +117,14 @@ class Records:
             update(request).where(request.c.seq == seq).values(owner=me, epoch=request.c.epoch + 1)
         )
         return self._flow(row, me, row.epoch + 1)
+
+    async def _hold(self, row: Row[Any], transaction: Transaction) -> None:
+        """Lock a waiting request; others who decide it wait, and then find it decided."""
+        held = await transaction.scalar(
+            select(request.c.state).where(request.c.seq == row.seq).with_for_update()
+        )
+        if held != "queued":
+            raise LostError(row.request_id)
 
     async def preview(self, handler: Handler[Any, Any], body: Any) -> dict[str, Any]:
         """Decide, and roll the decision back; return what it chose. Raises `Refused`."""
@@ -133,12 +151,14 @@ class Records:
             error = Refused("internal", f"{reason}; this is a defect of ccfd").document()
             asked, planned = Asked.of(row), row.plan is not None
             terminal = asked.failed(error, transaction.now, compensated=not planned)
-            await self._end(asked, "stuck" if planned else "failed", terminal, transaction)
+            state = "stuck" if planned else "failed"
+            await self._end(Ending(asked, row.owner, row.epoch), state, terminal, transaction)
 
         await self._database.run(write)
 
     async def _decide(self, row: Row[Any], me: str, transaction: Transaction) -> Flow | None:
         asked, handler = Asked.of(row), self._handlers[row.type]
+        ending = Ending(asked, None, row.epoch)
         body = handler.body.model_validate(row.body)
         try:
             if row.cancelled:
@@ -150,11 +170,11 @@ class Records:
             error = exc.document()
             error["details"] = {**error["details"], **details}
             terminal = asked.failed(error, transaction.now, compensated=True)
-            await self._end(asked, "failed", terminal, transaction)
+            await self._end(ending, "failed", terminal, transaction)
             return None
         if isinstance(decision, Done):
             terminal = asked.succeeded(decision.result, transaction.now)
-            await self._end(asked, "succeeded", terminal, transaction)
+            await self._end(ending, "succeeded", terminal, transaction)
             return None
         steps = handler.steps(decision)
         flow = Flow(
@@ -166,19 +186,21 @@ class Records:
             owner=me,
             epoch=row.epoch + 1,
         )
-        await transaction.execute(
-            update(request)
-            .where(request.c.seq == row.seq)
-            .values(
-                state="running",
+        told = await self._ledger.write(
+            Begun(
+                workflow_id=asked.workflow_id,
                 owner=me,
                 epoch=flow.epoch,
-                started_at=transaction.now,
                 plan=flow.plan,
                 steps=steps.to_json(),
                 journal=flow.journal.to_json(),
-            )
+                now=transaction.now,
+            ),
+            transaction,
         )
+        if told is None:
+            raise LostError(asked.request_id)
+        flow.cancelled = told.cancelled
         return flow
 
     def _flow(self, row: Row[Any], me: str, epoch: int) -> Flow:
@@ -196,23 +218,18 @@ class Records:
 
     async def record(self, flow: Flow) -> None:
         """Store where *flow* stands, and learn whether it has been cancelled."""
-
-        async def write(transaction: Transaction) -> bool | None:
-            cancelled: bool | None = await transaction.scalar(
-                update(request)
-                .where(flow.is_mine())
-                .values(
-                    journal=flow.journal.to_json(),
-                    state="undoing" if flow.journal.backward else "running",
-                )
-                .returning(request.c.cancelled)
+        told = await self._ledger.write(
+            Recorded(
+                workflow_id=flow.asked.workflow_id,
+                owner=flow.owner,
+                epoch=flow.epoch,
+                state="undoing" if flow.journal.backward else "running",
+                journal=flow.journal.to_json(),
             )
-            return cancelled
-
-        told = await self._database.run(write)
+        )
         if told is None:
             raise LostError(flow.asked.request_id)
-        flow.cancelled = told
+        flow.cancelled = told.cancelled
 
     async def settle(self, flow: Flow) -> None:
         """End *flow*: everything is done."""
@@ -222,7 +239,7 @@ class Records:
             values = [record.value for record in flow.journal.records]
             result = await flow.handler.settle(plan, values, transaction)
             terminal = flow.asked.succeeded(result, transaction.now)
-            await self._end(flow.asked, "succeeded", terminal, transaction, flow=flow)
+            await self._end(Ending.of(flow), "succeeded", terminal, transaction)
 
         await self._database.run(write)
 
@@ -235,7 +252,7 @@ class Records:
             details = await flow.handler.forget(plan, error, transaction)
             error["details"] = {**error.get("details", {}), **details}
             terminal = flow.asked.failed(error, transaction.now, compensated=True)
-            await self._end(flow.asked, "failed", terminal, transaction, flow=flow)
+            await self._end(Ending.of(flow), "failed", terminal, transaction)
 
         await self._database.run(write)
 
@@ -247,50 +264,54 @@ class Records:
             terminal = flow.asked.failed(
                 flow.journal.error or {}, transaction.now, compensated=False
             )
-            await self._end(flow.asked, state, terminal, transaction, flow=flow)
+            await self._end(Ending.of(flow), state, terminal, transaction)
 
         await self._database.run(write)
 
     async def _end(
-        self,
-        asked: Asked,
-        state: str,
-        terminal: dict[str, Any],
-        transaction: Transaction,
-        *,
-        flow: Flow | None = None,
+        self, ending: "Ending", state: str, terminal: dict[str, Any], transaction: Transaction
     ) -> None:
-        """Store the end of a request: of a workflow of ours, or of one that never began."""
-        values: dict[str, Any] = {
-            "state": state,
-            "terminal": terminal,
-            "ended_at": transaction.now,
-            "owner": None,
-        }
-        if flow is None:
-            condition = request.c.workflow_id == asked.workflow_id
-            values["started_at"] = func.coalesce(request.c.started_at, transaction.now)
-        else:
-            condition = flow.is_mine()
-            values["journal"] = flow.journal.to_json()
-        if flow is not None and flow.answered:
-            # Taken up again after its end: whoever asked has the answer already.
-            del values["terminal"], values["ended_at"]
-        received_at = await transaction.scalar(
-            update(request)
-            .where(condition, request.c.state.in_(OPEN))
-            .values(**values)
-            .returning(request.c.received_at)
+        """Store the end of a request, with its terminal result."""
+        asked = ending.asked
+        told = await self._ledger.write(
+            Ended(
+                workflow_id=asked.workflow_id,
+                owner=ending.owner,
+                epoch=ending.epoch,
+                state=state,
+                # Taken up again after its end: whoever asked has the answer already.
+                terminal=None if ending.answered else terminal,
+                journal=ending.journal,
+                now=transaction.now,
+                messages=[] if ending.answered else asked.answers(terminal),
+            ),
+            transaction,
         )
-        if received_at is None:
+        if told is None:
             raise LostError(asked.request_id)
         transaction.wake(REQUESTS)
-        if flow is not None and flow.answered:
+        if ending.answered:
             return
-        seconds = (transaction.now - received_at).total_seconds()
+        seconds = (transaction.now - told.received_at).total_seconds()
         transaction.after(partial(self._count, asked.type, terminal["outcome"], seconds))
-        await asked.answer(transaction, terminal)
+        transaction.wake(TOPIC)
         transaction.wake(ENDED + asked.request_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Which request ends, and who may end it: *owner*, None for one that never began."""
+
+    asked: Asked
+    owner: str | None
+    epoch: int
+    journal: dict[str, Any] | None = None
+    answered: bool = False
+
+    @classmethod
+    def of(cls, flow: Flow) -> "Ending":
+        """Describe the end of *flow*."""
+        return cls(flow.asked, flow.owner, flow.epoch, flow.journal.to_json(), flow.answered)
 
 
 class Seen(CcfdError):

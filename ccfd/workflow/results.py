@@ -58,25 +58,22 @@ class Asked:
 
     async def accept(self, transaction: Transaction) -> None:
         """Say that the request is stored."""
-        await self._say(transaction, self.body("accepted", transaction.now), None, None)
+        rows = self._messages(self.body("accepted", transaction.now))
+        await outbox.put(transaction, rows)
 
     async def answer(self, transaction: Transaction, terminal: dict[str, Any]) -> None:
         """Publish the terminal result, under the same message id each time."""
-        await self._say(transaction, terminal, self.terminal_message_id, self.reply_to)
+        await outbox.put(transaction, self.answers(terminal))
 
-    async def _say(
-        self,
-        transaction: Transaction,
-        body: dict[str, Any],
-        message_id: str | None,
-        reply_to: str | None,
-    ) -> None:
-        await outbox.say(
-            transaction,
+    def answers(self, terminal: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return what `answer` puts into the outbox."""
+        return self._messages(terminal, message_id=self.terminal_message_id, reply_to=self.reply_to)
+
+    def _messages(self, body: dict[str, Any], **more: str | None) -> list[dict[str, Any]]:
+        return outbox.messages(
             body,
             routing_key=f"{body['type']}.{body['outcome']}",
-            message_id=message_id,
             correlation_id=self.correlation_id,
             traceparent=self.traceparent,
-            reply_to=reply_to,
+            **more,
         )

@@ -138,7 +138,7 @@ class Runner:
         self, flow: Flow, act: Callable[[Flow, int], Coroutine[None, None, CcfdError | None]]
     ) -> list[CcfdError | None]:
         """Act on every step of the stage under way, side by side; wait for all of them."""
-        offset = flow.steps.offset(flow.journal.stage)
+        offset = flow.steps.offsets[flow.journal.stage]
         count = len(flow.steps.stages[flow.journal.stage])
         if count == 1:
             return [await act(flow, offset)]

@@ -5,7 +5,8 @@ it finds. So the names of effects and the fields of their arguments are never re
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate, chain
 from typing import Any, Generic, TypeVar
 
 from pydantic import TypeAdapter
@@ -39,25 +40,27 @@ Stage = tuple[Step, ...]
 class Steps:
     """Stages in order; the steps of one stage run side by side.
 
-    From stage number `pivot` on, a workflow only goes forward: what follows has no undo.
+    From stage number `pivot` on, a workflow only goes forward: what follows has no undo. `flat`
+    is every step in stored order, `offsets` the index in it of each stage's first step.
     """
 
     stages: tuple[Stage, ...]
     pivot: int
+    flat: tuple[Step, ...] = field(init=False, compare=False)
+    offsets: tuple[int, ...] = field(init=False, compare=False)
 
-    @property
-    def flat(self) -> tuple[Step, ...]:
-        """Every step, in stored order."""
-        return tuple(step for stage in self.stages for step in stage)
-
-    def offset(self, stage: int) -> int:
-        """Return the index in `flat` of the first step of *stage*."""
-        return sum(len(before) for before in self.stages[:stage])
+    def __post_init__(self) -> None:
+        """Count once: the runner asks at every step."""
+        sizes = [len(stage) for stage in self.stages]
+        object.__setattr__(self, "flat", tuple(chain.from_iterable(self.stages)))
+        object.__setattr__(self, "offsets", tuple(accumulate(sizes, initial=0)))
 
     def to_json(self) -> dict[str, Any]:
         """Return the stored form."""
         return {
-            "stages": [[asdict(step) for step in stage] for stage in self.stages],
+            "stages": [
+                [{"name": step.name, "args": step.args} for step in stage] for stage in self.stages
+            ],
             "pivot": self.pivot,
         }
 
@@ -75,7 +78,9 @@ class Steps:
 
 def each(name: str, values: Iterable[Any]) -> Stage:
     """Have the effect *name* once for each of *values* (frozen dataclasses), side by side."""
-    return tuple(Step(name, asdict(value)) for value in values)
+    return tuple(
+        Step(name, adapter(type(value)).dump_python(value, mode="json")) for value in values
+    )
 
 
 def in_order(*stages: Stage) -> Steps:

@@ -113,9 +113,10 @@ class Rabbit:
 
 
 class Postgres:
-    """A server whose databases are copies of a template."""
+    """A server whose databases are copies of a template; *durable*: commits reach the disk."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = False) -> None:
+        self._durable = durable
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: int(p.parent.name))
         self._programs = need(found[-1] if found else None, "postgresql")
         self._folder = folder
@@ -142,9 +143,10 @@ class Postgres:
             "unix_socket_directories": self._folder,
             "shared_buffers": "32MB",
             "max_connections": 100,
-            "fsync": "off",
-            "synchronous_commit": "off",
-            "full_page_writes": "off",
+            **dict.fromkeys(
+                ("fsync", "synchronous_commit", "full_page_writes"),
+                "on" if self._durable else "off",
+            ),
         }
         words = [f"{self._programs}/postgres", "-D", f"{self._folder}/data"]
         words += [f"--{key}={value}" for key, value in settings.items()]

@@ -1,0 +1,68 @@
+"""Lets what waits for the same thing go together."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+J = TypeVar("J")
+R = TypeVar("R")
+
+
+class Sharing(Generic[J, R]):
+    """Hands jobs to *write*, at most *most* at once, in at most *lanes* calls at a time.
+
+    A job that comes while every lane is busy waits for the next call, with all that wait. When a
+    call with several fails by an error of *alone*, each of them is tried on its own; any other
+    error is everybody's.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Sequence[J]], Awaitable[Sequence[R]]],
+        *,
+        most: int,
+        lanes: int,
+        alone: type[Exception],
+    ) -> None:
+        self._write = write
+        self._most = most
+        self._lanes = lanes
+        self._alone = alone
+        self._waiting: deque[tuple[J, asyncio.Future[R]]] = deque()
+        self._busy: set[asyncio.Task[None]] = set()
+
+    async def __call__(self, job: J) -> R:
+        """Have *job* written; return what *write* returned for it, in its place."""
+        told: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((job, told))
+        if len(self._busy) < self._lanes:
+            # What becomes of it is told to those who wait for it.
+            task = asyncio.create_task(self._work())  # noqa: TID251
+            self._busy.add(task)
+            task.add_done_callback(self._busy.discard)
+        return await told
+
+    async def _work(self) -> None:
+        while self._waiting:
+            count = min(len(self._waiting), self._most)
+            group = [self._waiting.popleft() for _ in range(count)]
+            try:
+                await self._together(group)
+            except self._alone:
+                for one in group:
+                    await self._together([one])
+
+    async def _together(self, group: Sequence[tuple[J, asyncio.Future[R]]]) -> None:
+        try:
+            results = await self._write([job for job, _ in group])
+        except BaseException as exc:
+            if isinstance(exc, self._alone) and len(group) > 1:
+                raise
+            for _, told in group:
+                if not told.done():
+                    told.set_exception(exc)
+            return
+        for (_, told), result in zip(group, results, strict=True):
+            if not told.done():
+                told.set_result(result)

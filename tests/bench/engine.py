@@ -1,0 +1,290 @@
+"""How many workflows a second? `python -m tests.bench.engine`.
+
+The same eight trivial steps with undos, on one PostgreSQL with fsync on, for 1, 16 and 64
+workflows at once:
+
+- floor: a bare asyncpg loop that commits each step on its own;
+- ccfd: its engine, from stored requests to their stored results, eight stages of one step;
+- DBOS Transact, where it is installed (`pip install dbos`).
+
+ccfd and DBOS find their workflows waiting in the database; progress messages are off.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import cProfile
+import importlib.util
+import json
+import pstats
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import asyncpg
+from pydantic import BaseModel
+from sqlalchemy import func, insert, select
+
+from ccfd import settings
+from ccfd.store import migrate, tables
+from ccfd.store.database import Database, Transaction
+from ccfd.workflow.engine import Engine
+from ccfd.workflow.handler import Handler, Handlers
+from ccfd.workflow.lease import Lease
+from ccfd.workflow.records import Records
+from ccfd.workflow.runner import Runner
+from ccfd.workflow.steps import Effect, Effects, Steps, each, in_order
+from tests.harness import Watched
+from tests.service.servers import Postgres
+
+STEPS = 8
+AT_ONCE = (1, 16, 64)
+SECONDS = 4.0
+"""About how long each of the measurements shall take."""
+
+
+class Body(BaseModel):
+    """What a trivial workflow asks for."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What it decided."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trivial:
+    """What a trivial step is told."""
+
+    name: str
+    number: int
+
+
+class Work(Handler[Body, Plan]):
+    """Eight steps, one after another."""
+
+    event: ClassVar[str] = "bench.work"
+    body = Body
+    plan = Plan
+
+    async def key(self, body: Body, transaction: Transaction) -> str:
+        """Return a key of its own."""
+        return f"bench:{body.name}"
+
+    async def decide(self, body: Body, transaction: Transaction) -> Plan:
+        """Choose nothing."""
+        return Plan(body.name)
+
+    def steps(self, plan: Plan) -> Steps:
+        """List eight stages of one step."""
+        return in_order(*(each("work", [Trivial(plan.name, n)]) for n in range(STEPS)))
+
+    async def settle(
+        self, plan: Plan, values: Sequence[dict[str, Any] | None], transaction: Transaction
+    ) -> dict[str, Any]:
+        """Return the name."""
+        return {"name": plan.name}
+
+
+class Counted:
+    """The trivial effect."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    async def do(self, _args: Trivial) -> None:
+        """Count."""
+        self.done += 1
+
+    async def undo(self, _args: Trivial) -> None:
+        """Count back."""
+        self.done -= 1
+
+    def effects(self) -> Effects:
+        """Give it its name."""
+        return {"work": Effect(Trivial, self.do, self.undo)}
+
+
+class Silent(Watched):
+    """Who wants no progress."""
+
+    def step(self, *_: object) -> None:
+        """Forget."""
+
+
+async def floor(url: str, at_once: int, count: int) -> float:
+    """Return workflows a second of the bare loop."""
+    dsn = url.replace("+asyncpg", "")
+    first = await asyncpg.connect(dsn)
+    await first.execute("DROP TABLE IF EXISTS bare")
+    await first.execute("CREATE TABLE bare (id int PRIMARY KEY, step int NOT NULL)")
+    await first.executemany("INSERT INTO bare VALUES ($1, 0)", [(n,) for n in range(count)])
+    await first.close()
+    pool = [await asyncpg.connect(dsn) for _ in range(at_once)]
+    waiting = iter(range(count))
+
+    async def loop(connection: Any) -> None:
+        for number in waiting:
+            for step in range(1, STEPS + 1):
+                await asyncio.sleep(0)
+                await connection.execute("UPDATE bare SET step = $1 WHERE id = $2", step, number)
+
+    began = time.perf_counter()
+    await asyncio.gather(*(loop(connection) for connection in pool))
+    seconds = time.perf_counter() - began
+    for connection in pool:
+        await connection.close()
+    return count / seconds
+
+
+async def ours(url: str, at_once: int, count: int) -> float:
+    """Return workflows a second of ccfd's engine."""
+    database = Database(settings.Database(url=url))
+    handlers: Handlers = {Work.event: Work()}
+    counted, lease = Counted(), Lease(database)
+    records = Records(database, handlers, lambda *_: None)
+    runner = Runner(
+        counted.effects(),
+        records,
+        Silent(),
+        held=lambda: lease.held,
+        step_timeout=60.0,
+        retries=3,
+        clock=database.clock,
+        random=random.Random(1),
+    )
+    engine = Engine(database, records, runner, lease, concurrency=at_once)
+    await database.run(lambda transaction: _fill(transaction, count))
+    leasing = asyncio.create_task(lease.run())
+    while not lease.held:
+        await asyncio.sleep(0.01)
+    began = time.perf_counter()
+    working = asyncio.create_task(engine.run())
+    while counted.done < count * STEPS or await _open(database):
+        await asyncio.sleep(0.02)
+    seconds = time.perf_counter() - began
+    engine.stop()
+    await working
+    leasing.cancel()
+    await asyncio.gather(leasing, return_exceptions=True)
+    async with database.read() as transaction:
+        ended = await transaction.scalar(
+            select(func.count()).where(tables.request.c.state == "succeeded")
+        )
+    assert ended == count, f"{ended} of {count} workflows succeeded"
+    assert counted.done == count * STEPS
+    await database.close()
+    return count / seconds
+
+
+async def _open(database: Database) -> bool:
+    async with database.read() as transaction:
+        return bool(
+            await transaction.scalar(
+                select(tables.request.c.seq).where(tables.request.c.terminal.is_(None)).limit(1)
+            )
+        )
+
+
+async def _fill(transaction: Transaction, count: int) -> None:
+    """Store *count* requests as the inbox would."""
+    for table in (tables.request, tables.outbox):
+        await transaction.execute(table.delete())
+    rows = [
+        {
+            "request_id": f"bench-{number}",
+            "type": Work.event,
+            "key": f"bench:{number}",
+            "state": "queued",
+            "body": {"name": str(number)},
+            "correlation_id": f"bench-{number}",
+            "workflow_id": f"workflow-{number}",
+            "terminal_message_id": f"terminal-{number}",
+            "received_at": transaction.now,
+        }
+        for number in range(count)
+    ]
+    await transaction.execute(insert(tables.request), rows)
+
+
+def dbos(url: str, at_once: int, count: int) -> float:
+    """Return workflows a second of DBOS, in a process of its own."""
+    argv = [sys.executable, "-m", "tests.bench.dbos_engine", url, str(at_once), str(count)]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(done.stdout + done.stderr)
+    return float(json.loads(done.stdout.splitlines()[-1]))
+
+
+def profile(url: str, at_once: int) -> str:
+    """Return where ccfd's time goes, by function."""
+    profiler = cProfile.Profile()
+    profiler.enable()
+    asyncio.run(ours(url, at_once, 1000))
+    profiler.disable()
+    with tempfile.TemporaryFile("w+") as out:
+        stats = pstats.Stats(profiler, stream=out)
+        stats.sort_stats("tottime").print_stats(25)
+        out.seek(0)
+        return out.read()
+
+
+def main() -> None:
+    """Measure all, and print the table."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 2
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "postgres").mkdir()
+        postgres = Postgres(folder / "postgres", durable=True)
+        postgres.start()
+        try:
+            postgres.wait()
+            _measure(postgres, rounds)
+        finally:
+            postgres.kill()
+
+
+def _measure(postgres: Postgres, rounds: int) -> None:
+    asyncio.run(postgres.execute("CREATE DATABASE bench"))
+    url = postgres.url("bench")
+    asyncio.run(_migrate(url))
+    has_dbos = importlib.util.find_spec("dbos") is not None
+    print(f"port {urlsplit(url).port}, {STEPS} steps, fsync on; workflows/s, best of {rounds}")
+    print("at once   floor    ccfd  x floor    DBOS   x DBOS")
+    for at_once in AT_ONCE:
+        bare = mine = other = 0.0
+        for _ in range(rounds):
+            bare = max(bare, asyncio.run(floor(url, at_once, _count(300, at_once, SECONDS))))
+            mine = max(mine, asyncio.run(ours(url, at_once, _count(200, at_once, SECONDS))))
+            if has_dbos:
+                other = max(other, dbos(url, at_once, int(25 * SECONDS)))
+        line = f"{at_once:7d} {bare:7.0f} {mine:7.0f} {mine / bare:8.2f}"
+        print(line + (f" {other:7.0f} {mine / other:8.1f}" if has_dbos else "   not installed"))
+    print(profile(url, AT_ONCE[1]))
+
+
+def _count(a_second: int, at_once: int, seconds: float) -> int:
+    """Return a number of workflows that takes about *seconds*."""
+    return int(seconds * a_second * (1 if at_once == 1 else 4))
+
+
+async def _migrate(url: str) -> None:
+    database = Database(settings.Database(url=url))
+    await migrate.upgrade(database)
+    await database.close()
+
+
+if __name__ == "__main__":
+    main()
