@@ -42,6 +42,9 @@ class Stores(Protocol):
     async def store(self, event: Event, transaction: Transaction) -> Any:
         """Store *event*, recognise a copy, or store its refusal."""
 
+    async def store_all(self, events: Sequence[Event], transaction: Transaction) -> Any:
+        """Do so with each of *events*."""
+
 
 class ConsumerCancelled(Exception):
     """The broker delivers no more: somebody deleted the queue, or its node is gone."""
@@ -147,17 +150,13 @@ class Inbox:
     async def _store_together(self, events: Sequence[Event]) -> bool:
         """Store them in one transaction; tell whether that went well."""
         try:
-            await self._database.run(partial(self._store, events))
+            await self._database.run(partial(self._intake.store_all, events))
         except DatabaseAway:
             raise
         except Exception:
             log.exception("batch not stored; its messages are stored one by one", size=len(events))
             return False
         return True
-
-    async def _store(self, events: Sequence[Event], transaction: Transaction) -> None:
-        for event in events:
-            await self._intake.store(event, transaction)
 
     async def _store_alone(self, event: Event) -> None:
         """Store one message that may be the one that breaks transactions.

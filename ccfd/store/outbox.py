@@ -9,8 +9,7 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from sqlalchemy import insert
-
+from ccfd.store.bulk import insert_all
 from ccfd.store.database import Transaction
 from ccfd.store.tables import outbox
 
@@ -61,15 +60,15 @@ def messages(
 
 async def put(transaction: Transaction, rows: Sequence[dict[str, Any]]) -> None:
     """Publish *rows* of `messages`, once committed."""
-    await transaction.execute(
-        insert(outbox),
+    await insert_all(
+        outbox,
         [{**row, "body": row["body"].encode(), "created_at": transaction.now} for row in rows],
+        transaction,
     )
     transaction.wake(TOPIC)
 
 
-async def bury(
-    transaction: Transaction,
+def letter(
     raw: bytes,
     *,
     routing_key: str,
@@ -77,22 +76,23 @@ async def bury(
     content_type: str | None,
     error: str,
     detail: str,
-) -> None:
-    """Publish the dead letter *raw* to `ccf.dead`, once committed."""
-    await transaction.execute(
-        insert(outbox),
-        [
-            {
-                "message_id": message_id,
-                "exchange": DEAD,
-                "routing_key": routing_key,
-                "type": routing_key,
-                "content_type": content_type,
-                "headers": {"x-ccf-error": error, "x-ccf-detail": detail[:1024]},
-                "body": raw,
-                "created_at": transaction.now,
-            }
-        ],
+) -> dict[str, Any]:
+    """Return the row that sends the message *raw* to `ccf.dead`."""
+    return {
+        "message_id": message_id,
+        "exchange": DEAD,
+        "routing_key": routing_key,
+        "type": routing_key,
+        "content_type": content_type,
+        "headers": {"x-ccf-error": error, "x-ccf-detail": detail[:1024]},
+        "body": raw,
+    }
+
+
+async def bury(transaction: Transaction, letters: Sequence[dict[str, Any]]) -> None:
+    """Publish *letters*, once committed."""
+    await insert_all(
+        outbox, [{**one, "created_at": transaction.now} for one in letters], transaction
     )
     transaction.wake(TOPIC)
 

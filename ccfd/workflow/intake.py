@@ -1,17 +1,20 @@
 """How a message becomes a request: stored once, whatever comes how often."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel
-from sqlalchemy import insert, select, update
+from sqlalchemy import select, update
+from sqlalchemy.engine import Row
 
 from ccfd.errors import CcfdError, Refused
 from ccfd.requests.decode import Event, validated
 from ccfd.store import outbox, tables
+from ccfd.store.bulk import insert_all
 from ccfd.store.database import Transaction
 from ccfd.workflow.handler import Handler, Handlers
 from ccfd.workflow.results import Asked
@@ -39,44 +42,55 @@ class Intake:
         self._count = count
 
     async def store(self, event: Event, transaction: Transaction) -> Stored:
-        """Store *event* as a request, or recognise it as a copy of one that is stored.
+        """Store one event; see `store_all`."""
+        (stored,) = await self.store_all([event], transaction)
+        return stored
+
+    async def store_all(self, events: Sequence[Event], transaction: Transaction) -> list[Stored]:
+        """Store each event as a request, or recognise it as a copy of one that is stored.
 
         A copy of an ended request gets its terminal result published again. What can never be
         carried out is stored as an ended request, with its failed result and its dead letter.
+        A few statements for all of them: this is the way of every message.
         """
-        known = await transaction.one(
-            select(tables.request).where(tables.request.c.request_id == event.message_id)
+        known = await self._known(events, transaction)
+        batch = Batch(transaction.now)
+        stored = []
+        for event in events:
+            row = known.get(event.message_id)
+            if row is not None:
+                stored.append(self._copy(row, batch))
+                continue
+            if event.message_id in batch.ids:
+                stored.append(Stored(event.message_id, "copy"))
+                continue
+            batch.ids.add(event.message_id)
+            try:
+                handler, body = self.check(event)
+            except CcfdError as exc:
+                stored.append(self._refuse(event, exc, batch, transaction))
+            else:
+                key = await handler.key(body, transaction)
+                batch.queue(self._asked(event, event.type, key), event.data, handler.cancels)
+                stored.append(Stored(event.message_id, "new"))
+        await batch.write(transaction)
+        return stored
+
+    async def _known(
+        self, events: Sequence[Event], transaction: Transaction
+    ) -> dict[str, Row[Any]]:
+        ids = [event.message_id for event in events]
+        rows = await transaction.all(
+            select(tables.request).where(tables.request.c.request_id.in_(ids))
         )
-        if known is not None:
-            if known.terminal is None:
-                return Stored(event.message_id, "copy")
-            await Asked.of(known).answer(transaction, known.terminal)
-            return Stored(event.message_id, "answered", known.terminal)
-        try:
-            handler, body = self.check(event)
-        except CcfdError as exc:
-            return await self._refuse(event, exc, transaction)
-        key = await handler.key(body, transaction)
-        asked = self._asked(event, event.type, key)
-        seq = await transaction.scalar(
-            insert(tables.request)
-            .values(**_row(asked), state="queued", body=event.data, received_at=transaction.now)
-            .returning(tables.request.c.seq)
-        )
-        if handler.cancels:
-            await transaction.execute(
-                update(tables.request)
-                .where(
-                    tables.request.c.key == key,
-                    tables.request.c.seq < seq,
-                    tables.request.c.state.in_(("queued", "running", "undoing")),
-                    tables.request.c.type.in_(handler.cancels),
-                )
-                .values(cancelled=True)
-            )
-        await asked.accept(transaction)
-        transaction.wake(REQUESTS)
-        return Stored(event.message_id, "new")
+        return {row.request_id: row for row in rows}
+
+    @staticmethod
+    def _copy(row: Row[Any], batch: "Batch") -> Stored:
+        if row.terminal is None:
+            return Stored(row.request_id, "copy")
+        batch.messages += Asked.of(row).answers(row.terminal)
+        return Stored(row.request_id, "answered", row.terminal)
 
     def schemas(self) -> dict[str, type[BaseModel]]:
         """Return the schemas of the bodies, by the events' types."""
@@ -91,28 +105,22 @@ class Intake:
             raise event.error or Refused("invalid_message", "the body cannot be read")
         return handler, validated(handler.body, event.data)
 
-    async def _refuse(self, event: Event, exc: CcfdError, transaction: Transaction) -> Stored:
+    def _refuse(
+        self, event: Event, exc: CcfdError, batch: "Batch", transaction: Transaction
+    ) -> Stored:
         kind = event.type if self._is_type(event.type) else UNKNOWN
         asked = self._asked(event, kind, f"request:{event.message_id}")
-        terminal = asked.failed(exc.document(), transaction.now, compensated=True)
-        await transaction.execute(
-            insert(tables.request).values(
-                **_row(asked),
-                state="failed",
-                received_at=transaction.now,
-                ended_at=transaction.now,
-                terminal=terminal,
+        terminal = asked.failed(exc.document(), batch.now, compensated=True)
+        batch.refuse(asked, terminal)
+        batch.letters.append(
+            outbox.letter(
+                event.raw,
+                routing_key=event.routing_key or event.type,
+                message_id=event.message_id,
+                content_type=event.content_type,
+                error=exc.code,
+                detail=exc.message,
             )
-        )
-        await asked.answer(transaction, terminal)
-        await outbox.bury(
-            transaction,
-            event.raw,
-            routing_key=event.routing_key or event.type,
-            message_id=event.message_id,
-            content_type=event.content_type,
-            error=exc.code,
-            detail=exc.message,
         )
         transaction.after(partial(self._count, kind, exc.code))
         return Stored(event.message_id, "refused", terminal)
@@ -131,6 +139,63 @@ class Intake:
             reply_to=event.reply_to,
             traceparent=event.traceparent,
             terminal_message_id=str(uuid4()),
+        )
+
+
+class Batch:
+    """What a batch of events writes, in their order."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+        self.ids: set[str] = set()
+        self.messages: list[dict[str, Any]] = []
+        self.letters: list[dict[str, Any]] = []
+        self._queued: list[dict[str, Any]] = []
+        self._refused: list[dict[str, Any]] = []
+        self._cancelling: list[tuple[Asked, frozenset[str]]] = []
+
+    def queue(self, asked: Asked, body: Any, cancels: frozenset[str]) -> None:
+        """Have a request wait, which cancels those before it of the types *cancels*."""
+        self._queued.append(
+            {**_row(asked), "state": "queued", "body": body, "received_at": self.now}
+        )
+        self.messages += asked.accepts(self.now)
+        if cancels:
+            self._cancelling.append((asked, cancels))
+
+    def refuse(self, asked: Asked, terminal: dict[str, Any]) -> None:
+        """Have a request end before it begins."""
+        row = {"state": "failed", "received_at": self.now, "ended_at": self.now}
+        self._refused.append({**_row(asked), **row, "terminal": terminal})
+        self.messages += asked.answers(terminal)
+
+    async def write(self, transaction: Transaction) -> None:
+        """Write all of it."""
+        for rows in (self._queued, self._refused):
+            if rows:
+                await insert_all(tables.request, rows, transaction)
+        for asked, cancels in self._cancelling:
+            await self._cancel(asked, cancels, transaction)
+        if self.messages:
+            await outbox.put(transaction, self.messages)
+        if self.letters:
+            await outbox.bury(transaction, self.letters)
+        if self._queued:
+            transaction.wake(REQUESTS)
+
+    @staticmethod
+    async def _cancel(asked: Asked, cancels: frozenset[str], transaction: Transaction) -> None:
+        later = tables.request.alias()
+        seq = select(later.c.seq).where(later.c.request_id == asked.request_id).scalar_subquery()
+        await transaction.execute(
+            update(tables.request)
+            .where(
+                tables.request.c.key == asked.key,
+                tables.request.c.seq < seq,
+                tables.request.c.state.in_(("queued", "running", "undoing")),
+                tables.request.c.type.in_(cancels),
+            )
+            .values(cancelled=True)
         )
 
 

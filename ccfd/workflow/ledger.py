@@ -6,7 +6,6 @@ where the handler has no statements of its own; else it is the last of their tra
 which serves one daemon, takes the rows one by one.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -16,6 +15,7 @@ from typing import Any
 from sqlalchemy import Update, func, insert, literal, update
 from sqlalchemy.engine import Row
 
+from ccfd.store.bulk import encoded
 from ccfd.store.database import Database, RaceLost, Transaction
 from ccfd.store.tables import Json, outbox, request
 from ccfd.workflow.sharing import Sharing
@@ -112,14 +112,8 @@ class Ledger:
 def _arrays(entries: Sequence[Entry]) -> list[list[Any]]:
     """Return the entries' fields, one array each, as `unnest` takes them."""
     return [
-        [_encoded(getattr(entry, field.name)) for entry in entries] for field in fields(entries[0])
+        [encoded(getattr(entry, field.name)) for entry in entries] for field in fields(entries[0])
     ]
-
-
-def _encoded(value: Any) -> Any:
-    if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return value
 
 
 _TOGETHER: dict[type[Entry], str] = {

@@ -7,7 +7,6 @@ from typing import Any
 from sqlalchemy.engine import Row
 
 from ccfd.store import outbox
-from ccfd.store.database import Transaction
 
 SLICE_KEY = "slice:"
 
@@ -56,17 +55,12 @@ class Asked:
         """Make the terminal result of a request that was not."""
         return self.body("failed", now, error=error, compensated=compensated)
 
-    async def accept(self, transaction: Transaction) -> None:
-        """Say that the request is stored."""
-        rows = self._messages(self.body("accepted", transaction.now))
-        await outbox.put(transaction, rows)
-
-    async def answer(self, transaction: Transaction, terminal: dict[str, Any]) -> None:
-        """Publish the terminal result, under the same message id each time."""
-        await outbox.put(transaction, self.answers(terminal))
+    def accepts(self, now: datetime) -> list[dict[str, Any]]:
+        """Return the rows for the outbox that say that the request is stored."""
+        return self._messages(self.body("accepted", now))
 
     def answers(self, terminal: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return what `answer` puts into the outbox."""
+        """Return the rows for the outbox that answer, under the same message id each time."""
         return self._messages(terminal, message_id=self.terminal_message_id, reply_to=self.reply_to)
 
     def _messages(self, body: dict[str, Any], **more: str | None) -> list[dict[str, Any]]:

@@ -35,6 +35,13 @@ class Intake:
         self.trap(event)
         return stored
 
+    async def store_all(self, events: Sequence[Event], transaction: Transaction) -> Any:
+        self.calls += [event.message_id for event in events]
+        stored = await self.harness.intake.store_all(events, transaction)
+        for event in events:
+            self.trap(event)
+        return stored
+
 
 class Scene:
     """An inbox with all that it talks to."""

@@ -23,12 +23,14 @@ async def say(harness: Harness, *kinds: str, request: str = "r", **about: Any) -
 
     async def write(transaction: Transaction) -> None:
         for kind in kinds:
-            await outbox.say(
+            await outbox.put(
                 transaction,
-                {"type": kind, "request_id": request, "outcome": kind},
-                routing_key=kind,
-                correlation_id=about.get("correlation_id", request),
-                reply_to=about.get("reply_to"),
+                outbox.messages(
+                    {"type": kind, "request_id": request, "outcome": kind},
+                    routing_key=kind,
+                    correlation_id=about.get("correlation_id", request),
+                    reply_to=about.get("reply_to"),
+                ),
             )
 
     await harness.database.run(write)

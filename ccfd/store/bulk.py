@@ -1,0 +1,47 @@
+"""Inserts many rows in one statement: on PostgreSQL a column is an array (`unnest`)."""
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import JSON, Table, insert
+from sqlalchemy.engine import Dialect
+
+from ccfd.store.database import Transaction
+
+
+async def insert_all(
+    table: Table, rows: Sequence[dict[str, Any]], transaction: Transaction
+) -> None:
+    """Insert *rows*, which name the same columns, in their order."""
+    connection = await transaction.connection()
+    if connection.dialect.name != "postgresql":
+        await transaction.execute(insert(table), rows)
+        return
+    columns = tuple(rows[0])
+    arrays = tuple([encoded(row[column]) for row in rows] for column in columns)
+    await connection.exec_driver_sql(_statement(table, columns, connection.dialect), arrays)
+
+
+def encoded(value: Any) -> Any:
+    """Return what asyncpg is given for *value*: JSON goes as text."""
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return value
+
+
+@cache
+def _statement(table: Table, columns: tuple[str, ...], dialect: Dialect) -> str:
+    arrays, values = [], []
+    for number, name in enumerate(columns, start=1):
+        column = table.c[name]
+        is_json = isinstance(column.type, JSON)
+        kind = "text" if is_json else column.type.compile(dialect=dialect)
+        arrays.append(f"${number}::{kind}[]")
+        values.append(f'"{name}"::json' if is_json else f'"{name}"')
+    names = ", ".join(f'"{name}"' for name in columns)
+    return (
+        f"INSERT INTO {table.name} ({names})"  # noqa: S608  names of our own tables
+        f" SELECT {', '.join(values)} FROM unnest({', '.join(arrays)}) AS v({names})"
+    )

@@ -1,0 +1,178 @@
+"""How many messages a second become stored requests? `python -m tests.bench.inbox`.
+
+The same messages in a quorum queue, prefetch 256, one PostgreSQL with fsync on:
+
+- floor: a bare aio-pika consumer that inserts what has arrived in one statement, commits, and
+  acknowledges;
+- ccfd: its inbox, with strict decoding, validation against the schema, deduplication, the
+  `accepted` result in the outbox, and acknowledgement after the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import aio_pika
+import asyncpg
+import structlog
+
+from ccfd import settings
+from ccfd.bus.inbox import Inbox
+from ccfd.bus.topology import EVENTS, INBOX
+from ccfd.handlers.registry import handlers
+from ccfd.store import migrate
+from ccfd.store.database import Database
+from ccfd.workflow.intake import Intake
+from tests.harness import lab_settings
+from tests.service.servers import Postgres, Rabbit
+
+MESSAGES = 8000
+PREFETCH = 256
+BATCH = 64
+
+
+async def fill(channel: aio_pika.abc.AbstractChannel, name: str) -> aio_pika.abc.AbstractQueue:
+    """Declare the quorum queue *name* anew, and publish the messages to it as a portal does."""
+    await channel.queue_delete(name)
+    queue = await channel.declare_queue(name, durable=True, arguments=dict(INBOX.arguments))
+    exchange = await channel.declare_exchange(EVENTS, aio_pika.ExchangeType.TOPIC, durable=True)
+    await queue.bind(exchange, "#")
+    for first in range(0, MESSAGES, 500):
+        await asyncio.gather(
+            *(
+                exchange.publish(
+                    aio_pika.Message(
+                        body=_body(number),
+                        message_id=str(uuid4()),
+                        content_type="application/json",
+                        delivery_mode=aio_pika.DeliveryMode.PERSISTENT,
+                    ),
+                    routing_key="slice.create",
+                )
+                for number in range(first, first + 500)
+            )
+        )
+    return queue
+
+
+def _body(number: int) -> bytes:
+    vms = [{"name": name, "flavor": "tiny", "image": "tiny"} for name in ("a", "b")]
+    return json.dumps({"slice": f"slice-{number}", "gateway": False, "vms": vms}).encode()
+
+
+async def floor(channel: aio_pika.abc.AbstractChannel, url: str) -> tuple[float, float]:
+    """Return messages a second of the bare consumer, and its microseconds of CPU a message."""
+    queue = await fill(channel, "bare")
+    database = await asyncpg.connect(url.replace("+asyncpg", ""))
+    await database.execute("DROP TABLE IF EXISTS bare")
+    await database.execute("CREATE TABLE bare (id text PRIMARY KEY, type text, body json)")
+    arrived: list[aio_pika.abc.AbstractIncomingMessage] = []
+    told = asyncio.Event()
+
+    async def take(message: aio_pika.abc.AbstractIncomingMessage) -> None:
+        arrived.append(message)
+        told.set()
+
+    await channel.set_qos(prefetch_count=PREFETCH)
+    began, cpu = time.perf_counter(), time.process_time()
+    tag = await queue.consume(take)
+    done = 0
+    while done < MESSAGES:
+        await told.wait()
+        told.clear()
+        while arrived:
+            batch = arrived[:BATCH]
+            del arrived[:BATCH]
+            await database.execute(
+                "INSERT INTO bare SELECT * FROM unnest($1::text[], $2::text[], $3::json[])",
+                [message.message_id for message in batch],
+                [message.routing_key for message in batch],
+                [message.body.decode() for message in batch],
+            )
+            await batch[-1].ack(multiple=True)
+            done += len(batch)
+    seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+    await queue.cancel(tag)
+    await channel.queue_delete("bare")
+    await database.close()
+    return MESSAGES / seconds, cpu / MESSAGES * 1e6
+
+
+async def ours(channel: aio_pika.abc.AbstractChannel, url: str) -> tuple[float, float]:
+    """Return messages a second of ccfd's inbox, and its microseconds of CPU a message."""
+    await fill(channel, INBOX.name)
+    config = lab_settings(url)
+    database = Database(settings.Database(url=url))
+    await _execute(url, "TRUNCATE request, outbox")
+    intake = Intake(handlers(config), lambda *_: None)
+    inbox = Inbox(database, intake, prefetch=PREFETCH, dead_letter=lambda _: None)
+    began, cpu = time.perf_counter(), time.process_time()
+    async with asyncio.TaskGroup() as group:
+        consuming = group.create_task(inbox.run(channel))
+        while await _execute(url, "SELECT count(*) FROM request") < MESSAGES:
+            await asyncio.sleep(0.02)
+        seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+        consuming.cancel()
+    assert await _execute(url, "SELECT count(*) FROM outbox") == MESSAGES
+    await database.close()
+    return MESSAGES / seconds, cpu / MESSAGES * 1e6
+
+
+async def _execute(url: str, statement: str) -> Any:
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    try:
+        return await connection.fetchval(statement)
+    finally:
+        await connection.close()
+
+
+async def measure(rabbit: Rabbit, url: str, rounds: int) -> None:
+    """Print both, round after round."""
+    database = Database(settings.Database(url=url))
+    await migrate.upgrade(database)
+    await database.close()
+    print(f"{MESSAGES} messages, quorum queue, prefetch {PREFETCH}, fsync on; messages/s")
+    print("  floor    ccfd  x floor  CPU us: floor   ccfd")
+    for _ in range(rounds):
+        rates = []
+        for consume in (floor, ours):
+            connection = await aio_pika.connect(rabbit.url)
+            async with connection:
+                rates.append(await consume(await connection.channel(), url))
+        (bare, bare_cpu), (mine, my_cpu) = rates
+        print(f"{bare:7.0f} {mine:7.0f} {mine / bare:8.2f} {bare_cpu:11.0f} {my_cpu:7.0f}")
+
+
+def main() -> None:
+    """Measure, on servers of its own."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        for one in ("postgres", "rabbit"):
+            (folder / one).mkdir()
+        postgres = Postgres(folder / "postgres", durable=True)
+        rabbit = Rabbit(folder / "rabbit")
+        try:
+            postgres.start()
+            rabbit.start()
+            postgres.wait()
+            rabbit.wait()
+            asyncio.run(postgres.execute("CREATE DATABASE bench"))
+            asyncio.run(measure(rabbit, postgres.url("bench"), rounds))
+        finally:
+            rabbit.close()
+            postgres.kill()
+
+
+if __name__ == "__main__":
+    main()
