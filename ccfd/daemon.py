@@ -22,9 +22,10 @@ from ccfd.handlers.imports import import_images, import_settings
 from ccfd.handlers.reconcile import Reconciler
 from ccfd.handlers.reconcile_events import repairs
 from ccfd.handlers.reconcile_look import Look
+from ccfd.handlers.recover import Recovery
 from ccfd.handlers.registry import handlers
 from ccfd.handlers.timers import Timers
-from ccfd.http import reconcile
+from ccfd.http import reconcile, recover
 from ccfd.http.api import Api
 from ccfd.http.metrics import Metrics
 from ccfd.http.stream import Stream
@@ -130,19 +131,21 @@ class Daemon:
             expired=self.metrics.expired,
         )
         self._watch = HostWatch(settings, self.database, self._hypervisors, self._fabric)
+        look = Look(
+            settings,
+            switches=self._fabric,
+            domains=self._hypervisors.domains,
+            volumes=self._hypervisors.disks,
+            node=Node(settings, self._namespaces, self._dhcp),
+        )
         self._reconciler = Reconciler(
             settings,
             self.database,
             Intake(ours, lambda _kind, reason: self.metrics.dead_letter(reason)),
-            Look(
-                settings,
-                switches=self._fabric,
-                domains=self._hypervisors.domains,
-                volumes=self._hypervisors.disks,
-                node=Node(settings, self._namespaces, self._dhcp),
-            ),
+            look,
             lambda: self.lease.leads,
         )
+        self._recovery = Recovery(settings, self.database, look)
         self._beat = 0.0
 
     def _effects(self) -> Effects:
@@ -255,7 +258,7 @@ class Daemon:
             stream=self.stream,
             metrics=self.metrics,
             problems=self.problems,
-            more=reconcile.routes(self._reconciler),
+            more=[*reconcile.routes(self._reconciler), *recover.routes(self._recovery)],
         )
         config, sites = self.settings.http, []
 

@@ -38,6 +38,7 @@ class World:
 
     bridges: dict[tuple[str, int], dict[str, Port]] = field(default_factory=dict)
     owners: dict[tuple[str, int], str] = field(default_factory=dict)
+    abouts: dict[tuple[str, int], str] = field(default_factory=dict)
     namespaces: dict[int, str] = field(default_factory=dict)
     legs: dict[int, str] = field(default_factory=dict)
     dhcp_files: dict[int, Dhcp] = field(default_factory=dict)
@@ -91,6 +92,7 @@ class FabricTwin:
         self._world.bridges.setdefault(at, {})
         await self._world.halfway()
         self._world.bridges[at] = {port.name: port for port in bridge.ports}
+        self._world.abouts[at] = bridge.about
         await self._world.trap("fabric.make:after", bridge)
 
     async def remove(self, bridge: Bridge) -> None:
@@ -99,7 +101,7 @@ class FabricTwin:
         if self._world.owners.get(at) == bridge.slice:
             self._world.bridges[at] = {}
             await self._world.halfway()
-            del self._world.owners[at], self._world.bridges[at]
+            del self._world.owners[at], self._world.bridges[at], self._world.abouts[at]
         await self._world.trap("fabric.remove:after", bridge)
 
     async def plug(self, ports: Ports) -> None:
@@ -238,7 +240,11 @@ class LookTwin:
     async def look(self) -> tuple[Present, dict[str, str]]:
         world = self._world
         present = Present(
-            switches={host: self._switch(host) for host in ("node", "h1", "h2")},
+            switches={
+                host: self._switch(host)
+                for host in ("node", "h1", "h2")
+                if f"switch of {host}" not in self.unseen
+            },
             hosts={host: self._host(host) for host in {"h1", "h2"} - self.unseen},
             node=tuple(
                 SeenSlice(
@@ -257,7 +263,12 @@ class LookTwin:
         owners = {vni: self._world.owners[host, vni] for vni in here}
         return Inventory(
             bridges=tuple(
-                SeenBridge(name=names.bridge(vni), slice=owner, vni=vni)
+                SeenBridge(
+                    name=names.bridge(vni),
+                    slice=owner,
+                    vni=vni,
+                    about=self._world.abouts.get((host, vni), ""),
+                )
                 for vni, owner in owners.items()
             ),
             ports=tuple(
@@ -284,7 +295,14 @@ class LookTwin:
                 Found(
                     vm=one.vm,
                     state="running",
-                    owner=Owner(slice=one.slice, name=one.name, kind=one.kind, mac="", digest=""),
+                    owner=Owner(
+                        slice=one.slice,
+                        name=one.name,
+                        kind=one.kind,
+                        mac=one.mac,
+                        digest="",
+                        about=one.about,
+                    ),
                 )
                 for one in machines
             ),

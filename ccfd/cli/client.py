@@ -56,7 +56,7 @@ class Answered(Exception):
 class Client:
     """An open connection to ccfd, a context manager."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, within: float = ANSWER_WITHIN) -> None:
         self.target = target
         headers = {"Authorization": f"Bearer {target.token}"} if target.token else {}
         connector = None if target.url else aiohttp.UnixConnector(path=target.socket)
@@ -64,7 +64,7 @@ class Client:
         self._session = aiohttp.ClientSession(
             connector=connector,
             headers=headers,
-            timeout=aiohttp.ClientTimeout(total=ANSWER_WITHIN, sock_connect=CONNECT_WITHIN),
+            timeout=aiohttp.ClientTimeout(total=within, sock_connect=CONNECT_WITHIN),
         )
 
     async def __aenter__(self) -> Self:

@@ -15,6 +15,7 @@ from ccfd.cli import (
     file_commands,
     look_commands,
     reconcile_commands,
+    recover_command,
     request_commands,
     slice_commands,
     subnet_commands,
@@ -52,6 +53,7 @@ app.command()(file_commands.apply)
 app.command()(watch)
 app.command()(request_commands.why)
 app.command()(reconcile_commands.reconcile)
+app.command()(recover_command.recover)
 
 
 @app.callback()

@@ -34,15 +34,17 @@ class Session:
 
     target: "Callable[[], Target]"
     as_json: bool
+    within: float | None = None
+    """Seconds that an answer may take, where it is not as long as always."""
     current: "Event | None" = field(default=None)
 
     def ask(self, work: "Callable[[Client], Awaitable[T]]") -> T:
         """Run *work* with a client; end the program where ccfd refuses or is not reached."""
-        from ccfd.cli.client import Answered, Client, Unreachable
+        from ccfd.cli.client import ANSWER_WITHIN, Answered, Client, Unreachable
         from ccfd.cli.output import warn
 
         async def run() -> T:
-            async with Client(self.target()) as client:
+            async with Client(self.target(), within=self.within or ANSWER_WITHIN) as client:
                 return await work(client)
 
         try:

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ccfd.errors import Refused
+from ccfd.handlers import tags
 from ccfd.model import names
 from ccfd.model.network import Bridge, Dhcp, Lease, Namespace, Port, Ports
 from ccfd.model.slice import PlannedSlice, PlannedVm
@@ -42,7 +43,7 @@ class Layout:
             by_switch.setdefault(self.switch_of(vm.host), []).append(vm)
         node = self.settings.network_node.tunnel_ip
         peers = [self._tunnel_ip(host) for host in by_switch if host != names.NODE]
-        bridges = []
+        about, bridges = tags.of_slice(planned), []
         for switch, vms in by_switch.items():
             if switch == names.NODE:
                 inside = Port(name=names.inside_port(planned.vni), kind="system")
@@ -55,6 +56,7 @@ class Layout:
                     slice=planned.name,
                     vni=planned.vni,
                     ports=(*fixed, *(self._tap(vm) for vm in vms)),
+                    about=about,
                 )
             )
         return tuple(bridges)
@@ -124,6 +126,7 @@ class Layout:
                 mac=vm.mac,
                 tap=names.tap(vm.id),
                 mtu=self.settings.vm_mtu,
+                about=tags.of_vm(vm),
             )
             for vm in vms
         )

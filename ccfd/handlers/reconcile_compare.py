@@ -118,7 +118,7 @@ class _Seen:
             None if present.node is None else {(one.slice, one.vni): one for one in present.node}
         )
         self.bridges = {
-            (switch, one.name): one.slice
+            (switch, one.name): one
             for switch, inventory in present.switches.items()
             for one in inventory.bridges
         }
@@ -174,8 +174,11 @@ def _network(wanted: WantedSlice, seen: _Seen) -> Iterator[Repair]:
 def _difference(bridge: Bridge, seen: _Seen) -> str:
     """Say what is wrong with a bridge, or nothing."""
     at = (bridge.host, names.bridge(bridge.vni))
-    if seen.bridges.get(at) != bridge.slice:
+    found = seen.bridges.get(at)
+    if found is None or found.slice != bridge.slice:
         return "it is not there"
+    if found.about != bridge.about:
+        return "what it tells of its slice is out of date"
     wanted, there = {port.name for port in bridge.ports}, seen.ports[at]
     if wanted - there:
         return f"port {min(wanted - there)} is not on it"
@@ -264,9 +267,10 @@ def _tagged(present: Present, wanted: Wanted) -> Iterator[tuple[Thing, str]]:
         owners = {found.vm: found.owner.slice for found in seen.domains}
         for vm, owner in owners.items():
             yield things.domain(vm, host), owner
-        for vm in sorted({_vm_of(volume) for volume in seen.volumes}):
+        for vm in sorted({vm_of(volume) for volume in seen.volumes}):
             yield things.disk(vm, host), owners.get(vm) or wanted.gone.get(vm, "")
 
 
-def _vm_of(volume: str) -> str:
+def vm_of(volume: str) -> str:
+    """Return the id of the VM that a volume is called after."""
     return volume.removeprefix(names.PREFIX).removesuffix(".qcow2").removesuffix("-seed.iso")

@@ -65,22 +65,7 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
         if vni is None:
             raise Refused("network_exhausted", "every VNI of [slices] vni is in use")
         vms = await vm_choice.choose(body.slice, island, vni, body.vms, transaction)
-        await transaction.execute(
-            insert(tables.slices).values(
-                name=body.slice,
-                state="creating",
-                island=island,
-                vni=vni,
-                dhcp=body.dhcp,
-                description=body.description,
-                project=body.project,
-                user=body.user,
-                ssh_keys=list(body.ssh_keys),
-                created_at=transaction.now,
-                expires_at=transaction.now
-                + timedelta(seconds=body.expires_in or self._settings.slices.expires_in),
-            )
-        )
+        lasts = timedelta(seconds=body.expires_in or self._settings.slices.expires_in)
         planned = PlannedSlice(
             name=body.slice,
             vni=vni,
@@ -88,7 +73,13 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
             dhcp=body.dhcp,
             ssh_keys=body.ssh_keys,
             vms=vms,
+            description=body.description,
+            project=body.project,
+            user=body.user,
+            created_at=transaction.now,
+            expires_at=transaction.now + lasts,
         )
+        await insert_slice(planned, island, "creating", transaction)
         return CreatePlan(slice=planned, reserved_until=reserved_until)
 
     async def _subnet(
@@ -221,6 +212,27 @@ class DeleteSlice(Handler[SliceName, PlannedSlice]):
         return {"slice": plan.name, "deleted": True}
 
 
+async def insert_slice(
+    planned: PlannedSlice, island: str, state: str, transaction: Transaction
+) -> None:
+    """Make the slice's row; its subnet, VNI and VMs are the caller's business."""
+    await transaction.execute(
+        insert(tables.slices).values(
+            name=planned.name,
+            state=state,
+            island=island,
+            vni=planned.vni,
+            dhcp=planned.dhcp,
+            description=planned.description,
+            project=planned.project,
+            user=planned.user,
+            ssh_keys=list(planned.ssh_keys),
+            created_at=planned.created_at,
+            expires_at=planned.expires_at,
+        )
+    )
+
+
 async def planned_slice(row: Row[Any], transaction: Transaction) -> PlannedSlice:
     """Return a slice of the database as it was decided."""
     net = await subnets.find(row.name, transaction)
@@ -232,6 +244,11 @@ async def planned_slice(row: Row[Any], transaction: Transaction) -> PlannedSlice
         dhcp=row.dhcp,
         ssh_keys=tuple(row.ssh_keys),
         vms=await vm_choice.planned(row.name, transaction),
+        description=row.description,
+        project=row.project,
+        user=row.user,
+        created_at=row.created_at,
+        expires_at=row.expires_at,
     )
 
 

@@ -1,6 +1,6 @@
 """How the VMs of a request are decided: size, image, host, address, name; and how it is undone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from uuid import uuid4
 
 from sqlalchemy import insert, select, update
@@ -64,33 +64,57 @@ async def choose(
                 flavor=spec.flavor,
                 image=image,
                 dhcp=spec.dhcp,
+                created_at=transaction.now,
             )
         )
     await claims.claim(map(_claim, vms), transaction)
-    await transaction.execute(
-        insert(tables.vm),
-        [
-            {
-                "id": vm.id,
-                "slice": slice_name,
-                "name": vm.name,
-                "kind": vm.kind,
-                "state": "building",
-                "ip": vm.ip,
-                "mac": vm.mac,
-                "cpu": vm.cpu,
-                "ram": vm.ram,
-                "disk": vm.disk,
-                "flavor": vm.flavor,
-                "image": _image_row(vm.image),
-                "host": vm.host,
-                "dhcp": vm.dhcp,
-                "created_at": transaction.now,
-            }
-            for vm in vms
-        ],
-    )
+    states = dict.fromkeys(ids, "building")
+    await transaction.execute(insert(tables.vm), _rows(slice_name, vms, states))
     return tuple(vms)
+
+
+async def adopt(
+    slice_name: str,
+    vms: Sequence[PlannedVm],
+    states: Mapping[str, str],
+    transaction: Transaction,
+) -> None:
+    """Make the rows of VMs that are on their hosts already, and claim what they hold.
+
+    Raises `Refused`: `vm_exists`, `invalid_state` (an address is somebody else's).
+    """
+    if not vms:
+        return
+    await _refuse_known(slice_name, [vm.name for vm in vms], transaction)
+    for vm in vms:
+        await subnets.claim_address(slice_name, vm.ip, vm.id, transaction)
+    await claims.adopt(map(_claim, vms), transaction)
+    await transaction.execute(insert(tables.vm), _rows(slice_name, vms, states))
+
+
+def _rows(
+    slice_name: str, vms: Iterable[PlannedVm], states: Mapping[str, str]
+) -> list[dict[str, object]]:
+    return [
+        {
+            "id": vm.id,
+            "slice": slice_name,
+            "name": vm.name,
+            "kind": vm.kind,
+            "state": states[vm.id],
+            "ip": vm.ip,
+            "mac": vm.mac,
+            "cpu": vm.cpu,
+            "ram": vm.ram,
+            "disk": vm.disk,
+            "flavor": vm.flavor,
+            "image": _image_row(vm.image),
+            "host": vm.host,
+            "dhcp": vm.dhcp,
+            "created_at": vm.created_at,
+        }
+        for vm in vms
+    ]
 
 
 async def planned(slice_name: str, transaction: Transaction) -> tuple[PlannedVm, ...]:
@@ -114,6 +138,7 @@ async def planned(slice_name: str, transaction: Transaction) -> tuple[PlannedVm,
             image=Image(**row.image),
             dhcp=row.dhcp,
             kind=row.kind,
+            created_at=row.created_at,
         )
         for row in rows
     )

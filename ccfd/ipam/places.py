@@ -4,6 +4,7 @@ A block holds subnets of one size; `used` is a bit mask of its places, place 0 t
 """
 
 BLOCK = 64
+SIZES = (8, 16, 32, 64)
 
 
 def count(size: int) -> int:
@@ -37,6 +38,17 @@ def is_full(used: int, size: int) -> bool:
 def first_address(network: int, block: int, place: int, size: int) -> int:
     """Return the subnet's network address; *network* is the whole network's."""
     return network + block * BLOCK + place * size
+
+
+def place_of(network: int, first: int, size: int) -> tuple[int, int]:
+    """Return block and place of the subnet at *first*: the opposite of `first_address`.
+
+    Raises `ValueError` where no subnet of *size* addresses begins there.
+    """
+    if size not in SIZES or (first - network) % size:
+        raise ValueError("no subnet can lie there")
+    block, offset = divmod(first - network, BLOCK)
+    return block, offset // size
 
 
 def prefix(size: int) -> int:

@@ -6,7 +6,6 @@ over each other's rows and each get a free number.
 """
 
 from sqlalchemy import func, insert, select, update
-from sqlalchemy.engine import Row
 
 from ccfd.store.database import Transaction
 from ccfd.store.tables import pool, pool_item
@@ -39,12 +38,38 @@ async def take(name: str, owner: str, transaction: Transaction) -> int | None:
         )
         if raised is None:
             return None
-        await transaction.execute(insert(pool_item), _rows(name, raised))
+        first, last = raised.next - RAISE, min(raised.next - 1, raised.last)
+        claimed = await transaction.all(
+            select(pool_item.c.number).where(
+                pool_item.c.pool == name, pool_item.c.number.between(first, last)
+            )
+        )
+        fresh = sorted({*range(first, last + 1)} - {row.number for row in claimed})
+        if fresh:
+            rows = [{"pool": name, "number": number, "owner": None} for number in fresh]
+            await transaction.execute(insert(pool_item), rows)
 
 
-def _rows(name: str, raised: Row[tuple[int, int]]) -> list[dict[str, object]]:
-    first, last = raised.next - RAISE, min(raised.next - 1, raised.last)
-    return [{"pool": name, "number": n, "owner": None} for n in range(first, last + 1)]
+async def claim(name: str, number: int, owner: str, transaction: Transaction) -> str | None:
+    """Take exactly *number* of pool *name* for *owner*; return who has it instead.
+
+    It may lie beyond the high-water mark, which passes over it when it gets there.
+    """
+    item = select(pool_item.c.owner).where(pool_item.c.pool == name, pool_item.c.number == number)
+    known = await transaction.one(item.with_for_update())
+    if known is None:
+        row = {"pool": name, "number": number, "owner": owner}
+        await transaction.execute(insert(pool_item).values(row))
+    elif known.owner is None:
+        await transaction.execute(
+            update(pool_item)
+            .where(pool_item.c.pool == name, pool_item.c.number == number)
+            .values(owner=owner)
+        )
+    else:
+        holder: str = known.owner
+        return holder
+    return None
 
 
 async def _take_given_back(name: str, owner: str, transaction: Transaction) -> int | None:

@@ -119,6 +119,79 @@ async def _take_place(
     )
 
 
+async def claim(owner: str, gateway: str, seconds: int, transaction: Transaction) -> Row[Any]:
+    """Give *owner* exactly the subnet whose first usable address is *gateway*, confirmed.
+
+    Raises `Refused`: `subnet_exists` (the owner has one), `subnet_in_use` (of another),
+    `network_exhausted` (no network of type 1 holds it).
+    """
+    whole = ipaddress.IPv4Interface(gateway).network
+    first, size = int(whole.network_address), whole.num_addresses
+    known = await find(owner, transaction, lock=True)
+    if known is not None:
+        raise Refused("subnet_exists", f"{owner} has the {known.state} subnet {gateway_of(known)}")
+    held = await transaction.one(
+        select(network)
+        .where(network.c.type == 1, network.c.first <= first, network.c.last >= first + size - 1)
+        .limit(1)
+    )
+    if held is None:
+        raise Refused("network_exhausted", f"no [[network]] of type 1 holds the subnet {whole}")
+    try:
+        number, place = places.place_of(held.first, first, size)
+    except ValueError as exc:
+        raise Refused("network_exhausted", f"{whole} is no subnet of {held.cidr}: {exc}") from exc
+    await _claim_place(held.cidr, number, place, size, transaction)
+    made = await transaction.one(
+        insert(subnet)
+        .values(
+            owner=owner,
+            network=held.cidr,
+            block=number,
+            place=place,
+            first=first,
+            size=size,
+            state="confirmed",
+            timeout=seconds,
+        )
+        .returning(subnet)
+    )
+    assert made is not None
+    return made
+
+
+async def _claim_place(
+    cidr: str, number: int, place: int, size: int, transaction: Transaction
+) -> None:
+    used = places.with_place(0, place)
+    # The number first: whoever else opens the block, or gives it back, is waited for.
+    if await pools.claim(networks.pool_of(cidr), number, f"size:{size}", transaction) is None:
+        values = {"used": used, "is_full": places.is_full(used, size)}
+        await transaction.execute(
+            insert(block).values(network=cidr, number=number, size=size, **values)
+        )
+        return
+    here = (block.c.network == cidr, block.c.number == number)
+    opened = await transaction.one(select(block).where(*here).with_for_update())
+    if opened is None or opened.size != size or opened.used & used:
+        raise await _in_use(cidr, number, transaction)
+    used |= opened.used
+    await transaction.execute(
+        update(block).where(*here).values(used=used, is_full=places.is_full(used, size))
+    )
+
+
+async def _in_use(cidr: str, number: int, transaction: Transaction) -> Refused:
+    """Say whose the subnets of a block are."""
+    rows = await transaction.all(
+        select(subnet)
+        .where(subnet.c.network == cidr, subnet.c.block == number, subnet.c.state != "expired")
+        .order_by(subnet.c.first)
+    )
+    whose = ", ".join(f"{cidr_of(row)} of {row.owner}" for row in rows) or "what just goes"
+    return Refused("subnet_in_use", f"the block of 64 addresses has {whose} in it")
+
+
 async def confirm(owner: str, transaction: Transaction) -> Row[Any]:
     """Make the owner's reservation lasting; raise `Refused` (`subnet_not_found`, `…_expired`)."""
     known = await find(owner, transaction, lock=True)
@@ -240,6 +313,22 @@ async def allocate(owner: str, holder: str, transaction: Transaction) -> str:
         raise Refused("address_exhausted", f"no address is free in {cidr_of(row)} of {owner}")
     await transaction.execute(insert(address).values(number=number, subnet=row.id, owner=holder))
     return str(ipaddress.IPv4Address(number))
+
+
+async def claim_address(owner: str, ip: str, holder: str, transaction: Transaction) -> None:
+    """Take exactly *ip* of the owner's subnet for *holder* (a VM's id).
+
+    Raises `Refused` (`invalid_state`) where it lies elsewhere or somebody else has it.
+    """
+    row = await find(owner, transaction, lock=True)
+    number = int(ipaddress.IPv4Address(ip))
+    if row is None or not row.first + 2 <= number <= row.first + row.size - 2:
+        where = "nothing" if row is None else cidr_of(row)
+        raise Refused("invalid_state", f"{ip} is no address for a VM of {owner}, which has {where}")
+    known = await transaction.scalar(select(address.c.owner).where(address.c.number == number))
+    if known is not None:
+        raise Refused("invalid_state", f"the address {ip} is {known}'s")
+    await transaction.execute(insert(address).values(number=number, subnet=row.id, owner=holder))
 
 
 async def release_address(ip: str, transaction: Transaction) -> bool:

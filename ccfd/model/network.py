@@ -25,12 +25,16 @@ class Port:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bridge:
-    """The bridge of slice `slice` on `host` (a host's name, or `names.NODE`) with its ports."""
+    """The bridge of slice `slice` on `host` (a host's name, or `names.NODE`) with its ports.
+
+    `about` is what the bridge tells of its slice (`handlers.tags`).
+    """
 
     host: str
     slice: str
     vni: int
     ports: tuple[Port, ...] = ()
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

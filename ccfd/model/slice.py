@@ -1,9 +1,11 @@
 """A slice as values: what was decided for it and for each of its VMs.
 
-They are stored as JSON within plans: fields may be added with a default, never renamed.
+They are stored as JSON within plans, and on hosts (`handlers.tags`): fields may be added with a
+default, never renamed.
 """
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from ccfd.model.vm import Image
 
@@ -27,11 +29,15 @@ class PlannedVm:
     image: Image
     dhcp: bool = True
     kind: str = "slice"
+    created_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedSlice:
-    """A slice's network and its VMs. `address` is the gateway's, `10.0.0.1/26`."""
+    """A slice's network and its VMs. `address` is the gateway's, `10.0.0.1/26`.
+
+    From `description` on: what is only told of it.
+    """
 
     name: str
     vni: int
@@ -39,3 +45,8 @@ class PlannedSlice:
     dhcp: bool
     ssh_keys: tuple[str, ...] = ()
     vms: tuple[PlannedVm, ...] = ()
+    description: str | None = None
+    project: str | None = None
+    user: str | None = None
+    created_at: datetime | None = None
+    expires_at: datetime | None = None

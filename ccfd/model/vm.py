@@ -44,7 +44,10 @@ class Disk:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """A VM's libvirt domain: `ram` in MiB, `cpu` in vCPUs, `mtu` in bytes."""
+    """A VM's libvirt domain: `ram` in MiB, `cpu` in vCPUs, `mtu` in bytes.
+
+    `about` is what the domain tells of its VM (`handlers.tags`).
+    """
 
     host: str
     vm: str
@@ -56,6 +59,7 @@ class Machine:
     mac: str
     tap: str
     mtu: int
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

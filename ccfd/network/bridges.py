@@ -26,6 +26,7 @@ from ccfd.network.rows import BridgeRow, InterfaceRow, PortRow, to_map, to_uuids
 
 SLICE = "ccf-slice"
 VNI = "ccf-vni"
+ABOUT = "ccf-about"
 VM = "ccf-vm"
 HOST = "ccf-host"
 IFINDEX = "ccf-ifindex"
@@ -190,11 +191,12 @@ def _bridge_columns(wanted: Bridge, switch: Switch, present: BridgeRow | None) -
     """Return the Bridge row's columns as they shall be; keys that are not ours stay."""
     ids = dict(present.external_ids) if present else {}
     config = dict(present.other_config) if present else {}
+    about = {ABOUT: wanted.about} if wanted.about else {}
     return {
         "datapath_type": switch.datapath_type,
         # A bridge with a controller must not start to forward by itself when it is gone.
         "fail_mode": "secure" if present and present.controlled else "standalone",
-        "external_ids": {**ids, SLICE: wanted.slice, VNI: str(wanted.vni)},
+        "external_ids": {**ids, SLICE: wanted.slice, VNI: str(wanted.vni), **about},
         "other_config": {
             **config,
             "datapath-id": datapath_id(wanted.vni, switch.name),

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ccfd.model import names
-from ccfd.network.bridges import HOST, SLICE, VM, VNI, Snapshot
+from ccfd.network.bridges import ABOUT, HOST, SLICE, VM, VNI, Snapshot
 from ccfd.network.ovsdb import DATABASE, Operation, Ovsdb, Result
 from ccfd.network.rows import (
     BRIDGE_COLUMNS,
@@ -18,11 +18,15 @@ from ccfd.network.rows import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenBridge:
-    """A bridge with a tag of ours; `vni` is None where that tag is missing."""
+    """A bridge with a tag of ours; `vni` is None where that tag is missing.
+
+    `about` is what it tells of its slice, empty where an older release made it.
+    """
 
     name: str
     slice: str
     vni: int | None
+    about: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +106,7 @@ async def read_inventory(db: Ovsdb) -> Inventory:
                 name=bridge.name,
                 slice=bridge.external_ids[SLICE],
                 vni=_number(bridge.external_ids.get(VNI)),
+                about=bridge.external_ids.get(ABOUT, ""),
             )
             for bridge in sorted(bridges, key=lambda bridge: bridge.name)
             if SLICE in bridge.external_ids

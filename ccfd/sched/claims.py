@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import case, select, update
 
 from ccfd.sched.placement import HostView
 from ccfd.store.database import Transaction
@@ -52,6 +53,20 @@ def state_of(*, up: bool, draining: bool) -> str:
 async def claim(claims: Iterable[Claim], transaction: Transaction) -> None:
     """Take room; a host that would be overfilled fails the transaction, which is run again."""
     await _add(_total(claims), 1, transaction)
+
+
+async def adopt(claims: Iterable[Claim], transaction: Transaction) -> None:
+    """Note room that is taken already: where a host has less by now, its limit gives way."""
+    total = _total(claims)
+    for name in sorted(total):
+        values: dict[str, Any] = {}
+        for size, amount in zip(("cpu", "ram", "disk"), total[name], strict=True):
+            used, limit = host.c[f"{size}_used"] + amount, host.c[f"{size}_limit"]
+            values |= {
+                f"{size}_used": used,
+                f"{size}_limit": case((limit < used, used), else_=limit),
+            }
+        await transaction.execute(update(host).where(host.c.name == name).values(values))
 
 
 async def free(claims: Iterable[Claim], transaction: Transaction) -> None:

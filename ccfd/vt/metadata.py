@@ -21,13 +21,14 @@ ET.register_namespace("ccfd", URI)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Owner:
-    """Whose a domain is; `digest` is that of the `Machine` it was made from."""
+    """Whose a domain is; `digest` is that of the `Machine` it was made from, `about` its text."""
 
     slice: str
     name: str
     kind: str
     mac: str
     digest: str
+    about: str = ""
 
 
 def digest(machine: Machine) -> str:
@@ -36,19 +37,19 @@ def digest(machine: Machine) -> str:
     It is taken of the values and not of the XML, so that a newer ccfd, which may write other
     XML for the same machine, does not take running VMs for different ones. Fields at their
     default are left out: a field that is added later changes no digest. The host is left out:
-    it is where the domain is, not what it is.
+    it is where the domain is, not what it is; so is what is only told about it.
     """
     values = {
         field.name: getattr(machine, field.name)
         for field in dataclasses.fields(machine)
-        if field.name != "host" and getattr(machine, field.name) != field.default
+        if field.name not in ("host", "about") and getattr(machine, field.name) != field.default
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def element(machine: Machine) -> ET.Element:
     """Make the element for *machine*."""
-    return ET.Element(
+    made = ET.Element(
         f"{{{URI}}}vm",
         {
             "slice": machine.slice,
@@ -58,6 +59,8 @@ def element(machine: Machine) -> ET.Element:
             "digest": digest(machine),
         },
     )
+    made.text = machine.about or None
+    return made
 
 
 def read(text: str) -> Owner | None:
@@ -72,4 +75,5 @@ def read(text: str) -> Owner | None:
         kind=found.get("kind", ""),
         mac=found.get("mac", ""),
         digest=found.get("digest", ""),
+        about=(found.text or "").strip(),
     )

@@ -315,3 +315,23 @@ def test_help_comes_at_once() -> None:
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, timeout=10)
     assert time.monotonic() - began < 5
+
+
+async def test_recovering_shows_what_it_does_before_it_does_it(
+    ctl_: Ctl, twin: Twin, socket: str
+) -> None:
+    at = ("--socket", socket, "recover")
+    assert (await ctl_(*at)).status == 2
+    assert twin.recovered == []
+    planned = await ctl_(*at, "--from-hosts", "--plan")
+    assert planned.status == 0
+    assert twin.recovered == ["GET"]
+    for line in (r"demo +rebuilt +1001 +10.0.0.1/26 +1", r"other +VNI 7 is also", "no answer"):
+        assert re.search(line, planned.out)
+    done = await ctl_(*at, "--from-hosts")
+    assert twin.recovered == ["GET", "GET", "POST"]
+    assert done.out.startswith(planned.out)
+    assert re.search(r"slices made again +demo", done.out)
+    printed = await ctl_(*at, "--from-hosts", "--json")
+    assert json.loads(printed.out)["slices"][0]["slice"] == "demo"
+    assert twin.recovered[3:] == ["POST"]

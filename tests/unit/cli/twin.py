@@ -74,6 +74,7 @@ class Twin:
     silent: bool = False
     never_ends: bool = False
     posted: list[Document] = field(default_factory=list)
+    recovered: list[str] = field(default_factory=list)
     subscribed: list[tuple[str | None, str | None]] = field(default_factory=list)
     authorization: list[str | None] = field(default_factory=list)
     lists: dict[str, list[Document]] = field(
@@ -94,6 +95,8 @@ class Twin:
                 web.get("/v1/events", self.stream),
                 web.get("/v1/requests/{id}", self.request),
                 web.get("/v1/slices/demo", self.slice),
+                web.get("/v1/recover", self.recover),
+                web.post("/v1/recover", self.recover),
                 web.get("/v1/vms/{id}", self.vm),
                 web.get("/v1/{kind}", self.list),
             ]
@@ -104,6 +107,20 @@ class Twin:
     async def close(self, _application: web.Application) -> None:
         for queue in self._queues:
             queue.put_nowait(b"")
+
+    async def recover(self, request: web.Request) -> web.Response:
+        self.recovered.append(request.method)
+        vm = {name: VM[name] for name in ("vm", "name", "host", "ip", "state")}
+        made = {"slice": "demo", "outcome": "rebuilt", "vni": 1001, "subnet": "10.0.0.1/26"}
+        return web.json_response(
+            {
+                "slices": [{**made, "vms": [vm], "notes": ["it may have VMs on h2"]}],
+                "known": [],
+                "left_out": [{"slice": "other", "why": "VNI 7 is also that of third"}],
+                "disks": [],
+                "unseen": {"libvirt of h2": "no answer within 15 s"},
+            }
+        )
 
     async def post(self, request: web.Request) -> web.Response:
         self.authorization.append(request.headers.get("Authorization"))

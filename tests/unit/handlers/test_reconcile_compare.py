@@ -79,7 +79,7 @@ def volumes(*vms: str) -> frozenset[str]:
 def inventory(host: str) -> Inventory:
     (bridge,) = (one for one in demo().bridges if one.host == host)
     return Inventory(
-        bridges=(SeenBridge(name="ccf-1", slice="demo", vni=1),),
+        bridges=(SeenBridge(name="ccf-1", slice="demo", vni=1, about=bridge.about),),
         ports=tuple(
             SeenPort(
                 name=port.name,

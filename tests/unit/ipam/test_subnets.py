@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 
 from ccfd.errors import CcfdError, Refused
-from ccfd.ipam import places, subnets
+from ccfd.ipam import places, pools, subnets
 from ccfd.store import tables
 from ccfd.store.database import Transaction
 from tests.harness import Harness
@@ -110,6 +110,53 @@ async def test_sixty_four_at_once_never_get_the_same(harness: Harness) -> None:
     assert sum(net.num_addresses for net in nets) == len(
         {address for net in nets for address in net}
     )
+
+
+async def test_what_was_claimed_beyond_the_mark_is_passed_over(harness: Harness) -> None:
+    async def play(tx: Transaction) -> None:
+        await pools.define("p", 1, 70, tx)
+        assert await pools.claim("p", 2, "a", tx) is None
+        assert await pools.claim("p", 40, "b", tx) is None
+        assert await pools.claim("p", 40, "c", tx) == "b"
+        taken = [await pools.take("p", "d", tx) for _ in range(69)]
+        assert taken == [number for number in range(1, 71) if number not in (2, 40)] + [None]
+        assert await pools.give_back("p", 40, tx)
+        assert await pools.claim("p", 40, "e", tx) is None
+
+    await harness.database.run(play)
+
+
+async def test_exactly_a_subnet_is_claimed(harness: Harness) -> None:
+    async def claim(owner: str, gateway: str) -> Any:
+        return await harness.database.run(lambda tx: subnets.claim(owner, gateway, 120, tx))
+
+    row = await claim("a", "10.0.0.161/27")
+    assert (row.state, subnets.gateway_of(row)) == ("confirmed", "10.0.0.161/27")
+    assert await reserve(harness, "b", 32) == "10.0.0.129/27"
+    assert await reserve(harness, "c", 64) == "10.0.0.1/26"
+    for owner, gateway, code in (
+        ("a", "10.0.1.1/26", "subnet_exists"),
+        ("d", "10.0.0.161/27", "subnet_in_use"),
+        ("d", "10.0.0.129/29", "subnet_in_use"),
+        ("d", "10.0.0.1/24", "network_exhausted"),
+        ("d", "172.16.0.1/26", "network_exhausted"),
+    ):
+        with pytest.raises(Refused) as refused:
+            await claim(owner, gateway)
+        assert refused.value.code == code
+
+
+@given(
+    block=st.integers(0, 1 << 18),
+    size=st.sampled_from(SIZES),
+    data=st.data(),
+)
+def test_a_subnets_place_is_found_by_its_address(
+    block: int, size: int, data: st.DataObject
+) -> None:
+    place = data.draw(st.integers(0, places.count(size) - 1))
+    first = places.first_address(10 << 24, block, place, size)
+    assert places.place_of(10 << 24, first, size) == (block, place)
 
 
 class Model:

@@ -100,6 +100,15 @@ def update(uuid: str, **row: Any) -> dict[str, Any]:
     }
 
 
+def test_what_a_bridge_tells_is_brought_up_to_date_and_kept_by_older_plans() -> None:
+    told = replace(WANTED, about="new")
+    old = replace(SEEN, bridge=replace(ROW, external_ids={**ROW.external_ids, "ccf-about": "old"}))
+    (written,) = [op for op in bridges.make(told, SWITCH, old).ops if op["op"] == "update"]
+    ids = dict(written["row"]["external_ids"][1])
+    assert ids == {"ccf-slice": "demo", "ccf-vni": "1001", "ccf-about": "new"}
+    assert bridges.make(WANTED, SWITCH, old).ops == []
+
+
 def test_a_new_bridge_comes_with_all_its_ports_in_one_transaction() -> None:
     change = bridges.make(WANTED, SWITCH, Snapshot())
     assert [(op["op"], op.get("table")) for op in change.ops] == [

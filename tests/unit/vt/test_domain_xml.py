@@ -107,5 +107,15 @@ def test_the_digest_stays_the_same_from_release_to_release() -> None:
     assert metadata.digest(MACHINE) == known
 
 
+def test_what_it_tells_of_its_vm_comes_back_and_makes_it_no_other_machine() -> None:
+    told = dataclasses.replace(MACHINE, about='{"name":"<&>\\u0001"}')
+    found = tree(machine=told).find(f"metadata/{{{metadata.URI}}}vm")
+    assert found is not None
+    owner = metadata.read(ET.tostring(found, encoding="unicode"))
+    assert owner is not None
+    assert owner.about == told.about
+    assert owner.digest == metadata.digest(MACHINE)
+
+
 def test_metadata_of_somebody_else_is_not_ours() -> None:
     assert metadata.read('<instance xmlns="http://openstack.org/nova">x</instance>') is None
