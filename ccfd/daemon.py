@@ -96,7 +96,7 @@ class Daemon:
         # What only the reconciler sends is carried out like the rest, and refused from outside.
         ours = known | repairs(settings, self.metrics.repaired)
         self.intake = Intake(known, lambda _kind, reason: self.metrics.dead_letter(reason))
-        self.records = Records(self.database, ours, self.metrics.ended)
+        self.records = Records(self.database, ours, self.intake, self.metrics.ended)
         self.interventions = Interventions(self.database, ours)
         self.lease = Lease(self.database)
         self.stream = Stream(self.database)

@@ -94,12 +94,13 @@ class Harness:
         self.handlers: Handlers = handlers(config)
         self.ended: list[tuple[str, str]] = []
         self.dead: list[str] = []
+        self.intake = Intake(self.handlers, lambda _kind, code: self.dead.append(code))
         self.records = Records(
             self.database,
             self.handlers,
+            self.intake,
             lambda kind, outcome, _s: self.ended.append((kind, outcome)),
         )
-        self.intake = Intake(self.handlers, lambda _kind, code: self.dead.append(code))
         self.interventions = Interventions(self.database, self.handlers)
         self.watched = Watched()
         self.lease = Lease(self.database)

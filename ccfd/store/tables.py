@@ -78,6 +78,7 @@ request = Table(
     Column("reply_to", Text),
     Column("traceparent", Text),
     Column("workflow_id", String(36), nullable=False, unique=True),
+    Column("parent", String(36)),
     Column("cancelled", Boolean, nullable=False, default=False, server_default=text("false")),
     Column("plan", Json),
     Column("steps", Json),
@@ -117,6 +118,12 @@ Index(
     "ix_request_open_key",
     request.c.key,
     request.c.seq,
+    postgresql_where=text(OPEN),
+    sqlite_where=text(OPEN),
+)
+Index(
+    "ix_request_open_child",
+    request.c.parent,
     postgresql_where=text(OPEN),
     sqlite_where=text(OPEN),
 )

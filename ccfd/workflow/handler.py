@@ -22,6 +22,18 @@ class Done:
     result: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A request that another one has stored, in the queue of its own key, and awaits.
+
+    The parent's plan holds its id, so that it is the same however often the plan is decided.
+    """
+
+    request_id: str
+    type: str
+    body: dict[str, Any]
+
+
 class Handler(ABC, Generic[B, P]):
     """One event's story. `decide` and `settle` each run in one transaction of their own.
 
@@ -42,6 +54,14 @@ class Handler(ABC, Generic[B, P]):
     @abstractmethod
     async def decide(self, body: B, transaction: Transaction) -> P | Done:
         """Choose, and claim what is chosen; or raise `Refused`, and nothing is claimed."""
+
+    def children(self, plan: P) -> Sequence[Child]:
+        """List the requests to be carried out before the first step, under other keys. Pure.
+
+        When one of them fails, the request fails with its error, without a step.
+        """
+        del plan
+        return ()
 
     def steps(self, plan: P) -> Steps:
         """List what will happen, in order. Pure."""

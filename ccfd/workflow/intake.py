@@ -1,7 +1,7 @@
 """How a message becomes a request: stored once, whatever comes how often."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal
@@ -46,12 +46,15 @@ class Intake:
         (stored,) = await self.store_all([event], transaction)
         return stored
 
-    async def store_all(self, events: Sequence[Event], transaction: Transaction) -> list[Stored]:
+    async def store_all(
+        self, events: Sequence[Event], transaction: Transaction, *, parent: str | None = None
+    ) -> list[Stored]:
         """Store each event as a request, or recognise it as a copy of one that is stored.
 
         A copy of an ended request gets its terminal result published again. What can never be
         carried out is stored as an ended request, with its failed result and its dead letter.
-        A few statements for all of them: this is the way of every message.
+        A few statements for all of them: this is the way of every message. *parent* is the id of
+        the workflow that awaits them.
         """
         known = await self._known(events, transaction)
         batch = Batch(transaction.now)
@@ -71,7 +74,8 @@ class Intake:
                 stored.append(self._refuse(event, exc, batch, transaction))
             else:
                 key = await handler.key(body, transaction)
-                batch.queue(self._asked(event, event.type, key), event.data, handler.cancels)
+                asked = replace(self._asked(event, event.type, key), parent=parent)
+                batch.queue(asked, event.data, handler.cancels)
                 stored.append(Stored(event.message_id, "new"))
         await batch.write(transaction)
         return stored

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.engine import Row
 
 from ccfd.errors import Refused
@@ -25,7 +25,7 @@ class Interventions:
         self._handlers = handlers
 
     async def cancel(self, request_id: str) -> None:
-        """Have a request that waits or runs turned back at its next record.
+        """Have a request that waits or runs turned back at its next record, its children too.
 
         Raises `Refused`: `request_not_found`, `invalid_state` (it has ended, or only goes forward).
         """
@@ -41,7 +41,12 @@ class Interventions:
                         "invalid_state", f"{request_id} ({row.type}) only goes forward now"
                     )
             await transaction.execute(
-                update(request).where(request.c.seq == row.seq).values(cancelled=True)
+                update(request)
+                .where(
+                    or_(request.c.seq == row.seq, request.c.parent == row.workflow_id),
+                    request.c.state.in_(("queued", "running")),
+                )
+                .values(cancelled=True)
             )
             transaction.wake(REQUESTS)
 

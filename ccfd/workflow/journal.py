@@ -128,6 +128,12 @@ class Journal:
             self.backward = True
             self.stage = min(self.stage, len(steps.stages) - 1)
 
+    def never_begin(self, error: dict[str, Any]) -> None:
+        """Note that no step will be begun, because of *error*: there is nothing to undo."""
+        self.error = error
+        self.backward = True
+        self.stage = -1
+
     def give_up(self, error: dict[str, Any]) -> None:
         """Note that an undo cannot be done: a person has to look."""
         self.error = self.error or error

@@ -28,7 +28,7 @@ LANES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """A waiting request has become a workflow of *owner*."""
+    """A waiting request has become a workflow of *owner*; not one that has been cancelled."""
 
     workflow_id: str
     owner: str
@@ -124,7 +124,8 @@ _TOGETHER: dict[type[Entry], str] = {
         FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[],
                     $7::timestamptz[])
             AS v(workflow_id, owner, epoch, plan, steps, journal, now)
-        WHERE r.workflow_id = v.workflow_id AND r.state = 'queued' AND r.epoch = v.epoch - 1
+        WHERE r.workflow_id = v.workflow_id AND r.epoch = v.epoch - 1
+            AND r.state = 'queued' AND NOT r.cancelled
         RETURNING r.workflow_id, r.cancelled, r.received_at""",
     Recorded: """
         UPDATE request AS r SET state = v.state, journal = v.journal::json
@@ -185,7 +186,7 @@ def _alone(entry: Entry) -> Update:
     )
     match entry:
         case Begun():
-            return mine.values(
+            return mine.where(~request.c.cancelled).values(
                 state="running",
                 owner=entry.owner,
                 epoch=entry.epoch,

@@ -5,15 +5,16 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Select, exists, select, update
+from sqlalchemy import ColumnElement, FromClause, Select, and_, exists, select, update
 from sqlalchemy.engine import Row
 
 from ccfd.errors import CcfdError, Refused
+from ccfd.requests.decode import Event
 from ccfd.store.database import Database, Transaction
 from ccfd.store.outbox import TOPIC
 from ccfd.store.tables import daemon, request
-from ccfd.workflow.handler import Done, Handler, Handlers
-from ccfd.workflow.intake import REQUESTS
+from ccfd.workflow.handler import Child, Done, Handler, Handlers
+from ccfd.workflow.intake import REQUESTS, Intake
 from ccfd.workflow.journal import Journal
 from ccfd.workflow.ledger import Begun, Ended, Ledger, Recorded
 from ccfd.workflow.results import Asked
@@ -25,6 +26,10 @@ Count = Callable[[str, str, float], None]
 RUNNING = ("running", "undoing")
 OPEN = ("queued", *RUNNING)
 ENDED = "ended:"
+
+AWAITING = "children"
+"""The owner of a workflow that awaits its children; the daemon that looks when they have ended
+takes it up."""
 
 
 @dataclass(slots=True)
@@ -61,12 +66,20 @@ def _waiting() -> Select[Any]:
 _WAITING = _waiting()
 
 
+def _has_open_children(parent: FromClause) -> ColumnElement[bool]:
+    child = request.alias()
+    return exists().where(child.c.parent == parent.c.workflow_id, child.c.state.in_(OPEN))
+
+
 class Records:
     """The stored side of the engine."""
 
-    def __init__(self, database: Database, handlers: Handlers, count: Count) -> None:
+    def __init__(
+        self, database: Database, handlers: Handlers, intake: Intake, count: Count
+    ) -> None:
         self._database = database
         self._handlers = handlers
+        self._intake = intake
         self._count = count
         self._ledger = Ledger(database)
 
@@ -76,12 +89,19 @@ class Records:
             return await transaction.all(_WAITING.limit(limit))
 
     async def interrupted(self, me: str) -> Sequence[Row[Any]]:
-        """Return the requests under way that no living daemon but *me* carries out."""
+        """Return the requests under way that no living daemon but *me* carries out.
+
+        Those that await their children are not among them until all children have ended.
+        """
         others = select(daemon.c.id).where(daemon.c.id != me)
         async with self._database.read() as transaction:
             return await transaction.all(
                 select(request)
-                .where(request.c.state.in_(RUNNING), request.c.owner.not_in(others))
+                .where(
+                    request.c.state.in_(RUNNING),
+                    request.c.owner.not_in(others),
+                    ~and_(request.c.owner == AWAITING, _has_open_children(request)),
+                )
                 .order_by(request.c.seq)
             )
 
@@ -113,18 +133,44 @@ class Records:
             return self._flow(row, me, row.epoch)
         if await transaction.scalar(select(daemon.c.id).where(daemon.c.id == row.owner)):
             return None
+        flow = self._flow(row, me, row.epoch + 1)
+        if row.owner == AWAITING:
+            terminals = await self._of_children(row.workflow_id, transaction)
+            if None in terminals:
+                return None
+            failed = (one["error"] for one in terminals if one and one["outcome"] == "failed")
+            error = next(failed, None)
+            if error is not None:
+                flow.journal.never_begin(error)
         await transaction.execute(
-            update(request).where(request.c.seq == seq).values(owner=me, epoch=request.c.epoch + 1)
+            update(request)
+            .where(request.c.seq == seq)
+            .values(owner=me, epoch=flow.epoch, journal=flow.journal.to_json())
         )
-        return self._flow(row, me, row.epoch + 1)
+        return flow
+
+    async def _of_children(
+        self, workflow_id: str, transaction: Transaction
+    ) -> list[dict[str, Any] | None]:
+        """Return the children's terminal results, None for one that has not ended."""
+        rows = await transaction.all(
+            select(request.c.terminal)
+            .where(request.c.parent == workflow_id)
+            .order_by(request.c.seq)
+        )
+        return [row.terminal for row in rows]
 
     async def _hold(self, row: Row[Any], transaction: Transaction) -> None:
         """Lock a waiting request; others who decide it wait, and then find it decided."""
-        held = await transaction.scalar(
-            select(request.c.state).where(request.c.seq == row.seq).with_for_update()
+        held = await transaction.one(
+            select(request.c.state, request.c.cancelled)
+            .where(request.c.seq == row.seq)
+            .with_for_update()
         )
-        if held != "queued":
+        if held is None or held.state != "queued":
             raise LostError(row.request_id)
+        if held.cancelled:
+            raise cancelled()
 
     async def preview(self, handler: Handler[Any, Any], body: Any) -> dict[str, Any]:
         """Decide, and roll the decision back; return what it chose. Raises `Refused`."""
@@ -177,19 +223,22 @@ class Records:
             await self._end(ending, "succeeded", terminal, transaction)
             return None
         steps = handler.steps(decision)
+        children = handler.children(decision)
+        if children:
+            await self._store(children, asked, transaction)
         flow = Flow(
             asked,
             handler,
             handler.write_plan(decision),
             steps,
             Journal.fresh(steps),
-            owner=me,
+            owner=AWAITING if children else me,
             epoch=row.epoch + 1,
         )
-        told = await self._ledger.write(
+        begun = await self._ledger.write(
             Begun(
                 workflow_id=asked.workflow_id,
-                owner=me,
+                owner=flow.owner,
                 epoch=flow.epoch,
                 plan=flow.plan,
                 steps=steps.to_json(),
@@ -198,10 +247,30 @@ class Records:
             ),
             transaction,
         )
-        if told is None:
+        if begun is None:
             raise LostError(asked.request_id)
-        flow.cancelled = told.cancelled
-        return flow
+        return None if children else flow
+
+    async def _store(
+        self, children: Sequence[Child], asked: Asked, transaction: Transaction
+    ) -> None:
+        """Store the requests that *asked* awaits."""
+        events = [
+            Event(
+                message_id=child.request_id,
+                type=child.type,
+                data=child.body,
+                correlation_id=asked.correlation_id,
+                traceparent=asked.traceparent,
+            )
+            for child in children
+        ]
+        stored = await self._intake.store_all(events, transaction, parent=asked.workflow_id)
+        keys = await transaction.all(
+            select(request.c.key).where(request.c.parent == asked.workflow_id)
+        )
+        if any(one.fate != "new" for one in stored) or asked.key in {row.key for row in keys}:
+            raise ValueError(f"{asked.type} cannot await such requests: {children}")
 
     def _flow(self, row: Row[Any], me: str, epoch: int) -> Flow:
         return Flow(

@@ -23,6 +23,7 @@ class Asked:
     reply_to: str | None
     traceparent: str | None
     terminal_message_id: str
+    parent: str | None = None
 
     @classmethod
     def of(cls, row: Row[Any]) -> "Asked":

@@ -39,6 +39,7 @@ from ccfd.store import migrate, tables
 from ccfd.store.database import Database, Transaction
 from ccfd.workflow.engine import Engine
 from ccfd.workflow.handler import Handler, Handlers
+from ccfd.workflow.intake import Intake
 from ccfd.workflow.lease import Lease
 from ccfd.workflow.records import Records
 from ccfd.workflow.runner import Runner
@@ -155,7 +156,7 @@ async def ours(url: str, at_once: int, count: int) -> tuple[float, float]:
     database = Database(settings.Database(url=url))
     handlers: Handlers = {Work.event: Work()}
     counted, lease = Counted(), Lease(database)
-    records = Records(database, handlers, lambda *_: None)
+    records = Records(database, handlers, Intake(handlers, lambda *_: None), lambda *_: None)
     runner = Runner(
         counted.effects(),
         records,

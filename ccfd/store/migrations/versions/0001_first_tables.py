@@ -118,6 +118,7 @@ def upgrade() -> None:
         sa.Column("reply_to", sa.Text(), nullable=True),
         sa.Column("traceparent", sa.Text(), nullable=True),
         sa.Column("workflow_id", sa.String(length=36), nullable=False),
+        sa.Column("parent", sa.String(length=36), nullable=True),
         sa.Column("cancelled", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("plan", JSON, nullable=True),
         sa.Column("steps", JSON, nullable=True),
@@ -146,6 +147,13 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("request", schema=None) as batch_op:
         batch_op.create_index("ix_request_ended_at", ["ended_at"], unique=False)
+        batch_op.create_index(
+            "ix_request_open_child",
+            ["parent"],
+            unique=False,
+            postgresql_where=sa.text("state IN ('queued', 'running', 'undoing')"),
+            sqlite_where=sa.text("state IN ('queued', 'running', 'undoing')"),
+        )
         batch_op.create_index(
             "ix_request_open",
             ["seq"],
