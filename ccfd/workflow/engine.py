@@ -82,14 +82,14 @@ class Engine:
             return
         me = self._lease.id
         now = asyncio.get_running_loop().time()
-        if now >= self._look_at:
+        if now >= self._look_at and len(self._tasks) < self._concurrency:
             self._look_at = now + POLL
-            for row in await self._records.interrupted(me):
-                if len(self._tasks) < self._concurrency:
-                    self._start(group, row, partial(self._records.take_up, row, me))
+            free = self._concurrency - len(self._tasks)
+            for flow in await self._records.take_up(me, tuple(self._tasks), free):
+                self._start(group, flow.seq, partial(_at_once, flow))
         while len(self._tasks) < self._concurrency and await self._more():
             row = self._candidates.popleft()
-            self._start(group, row, partial(self._records.begin, row, me))
+            self._start(group, row.seq, partial(self._records.begin, row, me))
 
     async def _more(self) -> bool:
         """Tell whether a request waits; ask the database when none is known.
@@ -104,13 +104,13 @@ class Engine:
             self._candidates.extend(row for row in found if row.seq not in known)
         return bool(self._candidates)
 
-    def _start(self, group: asyncio.TaskGroup, row: Row[Any], begin: Begin) -> None:
-        if row.seq in self._tasks:
+    def _start(self, group: asyncio.TaskGroup, seq: int, begin: Begin) -> None:
+        if seq in self._tasks:
             return
-        task = group.create_task(self._carry_out(row.seq, begin), name=f"request {row.seq}")
-        self._tasks[row.seq] = task
+        task = group.create_task(self._carry_out(seq, begin), name=f"request {seq}")
+        self._tasks[seq] = task
         # Not at its end: one that is cancelled before it began never comes there.
-        task.add_done_callback(partial(self._ended, row.seq))
+        task.add_done_callback(partial(self._ended, seq))
 
     def _ended(self, seq: int, _task: asyncio.Task[None]) -> None:
         del self._tasks[seq]
@@ -145,3 +145,7 @@ class Engine:
         with suppress(TimeoutError):
             async with asyncio.timeout(POLL):
                 await self._stopping.wait()
+
+
+async def _at_once(flow: Flow) -> Flow:
+    return flow

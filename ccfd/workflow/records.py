@@ -1,6 +1,6 @@
 """How a workflow's state gets into the database, and out of it again."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -41,6 +41,7 @@ class Flow:
     plan: dict[str, Any]
     steps: Steps
     journal: Journal
+    seq: int
     owner: str
     epoch: int
     cancelled: bool = False
@@ -88,77 +89,69 @@ class Records:
         async with self._database.read() as transaction:
             return await transaction.all(_WAITING.limit(limit))
 
-    async def interrupted(self, me: str) -> Sequence[Row[Any]]:
-        """Return the requests under way that no living daemon but *me* carries out.
-
-        Those that await their children are not among them until all children have ended.
-        """
-        others = select(daemon.c.id).where(daemon.c.id != me)
-        async with self._database.read() as transaction:
-            return await transaction.all(
-                select(request)
-                .where(
-                    request.c.state.in_(RUNNING),
-                    request.c.owner.not_in(others),
-                    ~and_(request.c.owner == AWAITING, _has_open_children(request)),
-                )
-                .order_by(request.c.seq)
-            )
-
     async def begin(self, row: Row[Any], me: str) -> Flow | None:
         """Decide a waiting request as daemon *me*; None where nothing is left to do.
 
         Raises `LostError` when it waits no more.
         """
+        return await self._database.run(partial(self._decide, row, me))
 
-        async def decide(transaction: Transaction) -> Flow | None:
-            # Only a decision that looks into the database has to keep other daemons off.
-            transaction.first = partial(self._hold, row, transaction)
-            return await self._decide(row, me, transaction)
+    async def take_up(self, me: str, known: Collection[int], limit: int) -> list[Flow]:
+        """Go on, as daemon *me*, with requests under way that no living daemon carries out.
 
-        return await self._database.run(decide)
-
-    async def take_up(self, row: Row[Any], me: str) -> Flow | None:
-        """Go on, as daemon *me*, with a request that was interrupted.
-
-        Returns None where it has ended, or another living daemon carries it out.
+        Not with those whose number is among *known*, nor with those that await children.
         """
-        return await self._database.run(partial(self._take_up, row.seq, me))
+        others = select(daemon.c.id).where(daemon.c.id != me)
+        interrupted = (
+            select(request)
+            .where(
+                request.c.state.in_(RUNNING),
+                request.c.owner.not_in(others),
+                request.c.seq.not_in(known),
+                ~and_(request.c.owner == AWAITING, _has_open_children(request)),
+            )
+            .order_by(request.c.seq)
+            .limit(limit)
+        )
+        async with self._database.read() as transaction:
+            if await transaction.one(interrupted) is None:
+                return []
+        return await self._database.run(
+            partial(self._take_up, me, interrupted.with_for_update(skip_locked=True))
+        )
 
-    async def _take_up(self, seq: int, me: str, transaction: Transaction) -> Flow | None:
-        row = await transaction.one(select(request).where(request.c.seq == seq).with_for_update())
-        if row is None or row.state not in RUNNING:
-            return None
-        if row.owner == me:
-            return self._flow(row, me, row.epoch)
-        if await transaction.scalar(select(daemon.c.id).where(daemon.c.id == row.owner)):
-            return None
-        flow = self._flow(row, me, row.epoch + 1)
-        if row.owner == AWAITING:
-            terminals = await self._of_children(row.workflow_id, transaction)
-            if None in terminals:
-                return None
-            failed = (one["error"] for one in terminals if one and one["outcome"] == "failed")
-            error = next(failed, None)
-            if error is not None:
-                flow.journal.never_begin(error)
+    async def _take_up(
+        self, me: str, interrupted: Select[Any], transaction: Transaction
+    ) -> list[Flow]:
+        rows = await transaction.all(interrupted)
         await transaction.execute(
             update(request)
-            .where(request.c.seq == seq)
-            .values(owner=me, epoch=flow.epoch, journal=flow.journal.to_json())
+            .where(request.c.seq.in_([row.seq for row in rows]))
+            # A new epoch even where it was ours: what of the old one is on its way comes too late.
+            .values(owner=me, epoch=request.c.epoch + 1)
         )
-        return flow
+        flows = [self._flow(row, me, row.epoch + 1) for row in rows]
+        for row, flow in zip(rows, flows, strict=True):
+            if row.owner == AWAITING:
+                await self._heed_children(flow, transaction)
+        return flows
 
-    async def _of_children(
-        self, workflow_id: str, transaction: Transaction
-    ) -> list[dict[str, Any] | None]:
-        """Return the children's terminal results, None for one that has not ended."""
-        rows = await transaction.all(
+    async def _heed_children(self, flow: Flow, transaction: Transaction) -> None:
+        """Have no step begun where a child has failed."""
+        children = await transaction.all(
             select(request.c.terminal)
-            .where(request.c.parent == workflow_id)
+            .where(request.c.parent == flow.asked.workflow_id)
             .order_by(request.c.seq)
         )
-        return [row.terminal for row in rows]
+        failed = [row.terminal["error"] for row in children if "error" in row.terminal]
+        if not failed:
+            return
+        flow.journal.never_begin(failed[0])
+        await transaction.execute(
+            update(request)
+            .where(request.c.workflow_id == flow.asked.workflow_id)
+            .values(journal=flow.journal.to_json())
+        )
 
     async def _hold(self, row: Row[Any], transaction: Transaction) -> None:
         """Lock a waiting request; others who decide it wait, and then find it decided."""
@@ -209,9 +202,12 @@ class Records:
         try:
             if row.cancelled:
                 raise cancelled()
+            # Only a decision that looks into the database has to keep other daemons off.
+            transaction.first = partial(self._hold, row, transaction)
             async with transaction.savepoint():
                 decision = await handler.decide(body, transaction)
         except CcfdError as exc:
+            transaction.first = None
             details = await handler.refuse(body, exc, transaction)
             error = exc.document()
             error["details"] = {**error["details"], **details}
@@ -232,6 +228,7 @@ class Records:
             handler.write_plan(decision),
             steps,
             Journal.fresh(steps),
+            seq=row.seq,
             owner=AWAITING if children else me,
             epoch=row.epoch + 1,
         )
@@ -279,6 +276,7 @@ class Records:
             row.plan,
             Steps.from_json(row.steps),
             Journal.from_json(row.journal),
+            seq=row.seq,
             owner=me,
             epoch=epoch,
             cancelled=row.cancelled,

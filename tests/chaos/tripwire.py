@@ -26,7 +26,7 @@ T = TypeVar("T")
 # What is under way: the step, or the transaction, that the points are called after.
 UNDER_WAY: ContextVar[str] = ContextVar("under_way", default="other")
 # What the transactions of methods are to a reader.
-COMMITS = {"_register_alone": "register", "send": "store", "begin": "decide"}
+COMMITS = {"_register_alone": "register", "send": "store", "_decide": "decide", "_take_up": "take up"}
 
 
 class Point(NamedTuple):
@@ -102,8 +102,9 @@ def wire_commits(database: Database, wire: Tripwire) -> None:
     run, commit = database.run, dialect.do_commit
 
     async def named_run(work: Callable[[Transaction], Awaitable[T]]) -> T:
-        # `Records.settle.<locals>.write`
-        method = getattr(work, "__qualname__", "other").split(".")[:2][-1]
+        # `Records.settle.<locals>.write`; of a partial it is that of its function.
+        named = getattr(work, "func", work)
+        method = getattr(named, "__qualname__", "other").split(".")[:2][-1]
         with under_way(f"commit: {COMMITS.get(method, method)}"):
             return await run(work)
 
