@@ -1,5 +1,8 @@
 """`make bench`: every benchmark, one after another, each beside its floor."""
 
-from tests.bench import slice_create
+import subprocess
+import sys
 
-slice_create.main()
+for name in ("slice_create", "engine", "inbox", "recovery"):
+    print(f"\n== {name}", flush=True)
+    subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=True)

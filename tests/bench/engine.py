@@ -168,7 +168,7 @@ async def ours(url: str, at_once: int, count: int) -> tuple[float, float]:
         random=random.Random(1),
     )
     engine = Engine(database, records, runner, lease, concurrency=at_once)
-    await database.run(lambda transaction: _fill(transaction, count))
+    await database.run(lambda transaction: fill(transaction, count))
     async with asyncio.TaskGroup() as group:
         leasing = group.create_task(lease.run())
         while not lease.held:
@@ -200,7 +200,7 @@ async def _open(database: Database) -> bool:
         )
 
 
-async def _fill(transaction: Transaction, count: int) -> None:
+async def fill(transaction: Transaction, count: int) -> None:
     """Store *count* requests as the inbox would."""
     for table in (tables.request, tables.outbox):
         await transaction.execute(table.delete())
@@ -263,7 +263,7 @@ def main() -> None:
 def _measure(postgres: Postgres, rounds: int) -> None:
     asyncio.run(postgres.execute("CREATE DATABASE bench"))
     url = postgres.url("bench")
-    asyncio.run(_migrate(url))
+    asyncio.run(migrated(url))
     has_dbos = "--no-dbos" not in sys.argv and importlib.util.find_spec("dbos") is not None
     print(f"port {urlsplit(url).port}, {STEPS} steps, fsync on; workflows/s, best of {rounds}")
     print("at once   floor    ccfd  x floor  CPU ms    DBOS   x DBOS")
@@ -286,7 +286,7 @@ def _count(a_second: int, at_once: int, seconds: float) -> int:
     return int(seconds * a_second * (1 if at_once == 1 else 4))
 
 
-async def _migrate(url: str) -> None:
+async def migrated(url: str) -> None:
     database = Database(settings.Database(url=url))
     await migrate.upgrade(database)
     await database.close()

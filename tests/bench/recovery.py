@@ -1,0 +1,156 @@
+"""How long does ccfd take to end what a kill interrupted? `python -m tests.bench.recovery`.
+
+200 workflows are under way at once, eight steps of 0.25 s each, on one PostgreSQL with fsync on.
+The process is killed with SIGKILL after a quarter, half and three quarters of its time, and started
+again: from when it is ready until all have ended, beside the time that a process which was not
+killed needs from that moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from ccfd import settings
+from ccfd.store import tables
+from ccfd.store.database import Database
+from ccfd.workflow.engine import Engine
+from ccfd.workflow.intake import Intake
+from ccfd.workflow.lease import Lease
+from ccfd.workflow.records import Records
+from ccfd.workflow.runner import Runner
+from ccfd.workflow.steps import Effect
+from tests.bench import engine
+from tests.bench.engine import Silent, Trivial, Work
+from tests.service.servers import Postgres
+
+FLOWS = 200
+STEP = 0.25
+
+
+async def work(url: str) -> None:
+    """Be the daemon: say when it is ready, carry out whatever there is, until killed."""
+    database = Database(settings.Database(url=url))
+    handlers = {Work.event: Work()}
+    lease = Lease(database)
+    records = Records(database, handlers, Intake(handlers, lambda *_: None), lambda *_: None)
+
+    async def do(_args: Trivial) -> None:
+        await asyncio.sleep(STEP)
+
+    runner = Runner(
+        {"work": Effect(Trivial, do, do)},
+        records,
+        Silent(),
+        held=lambda: lease.held,
+        step_timeout=60.0,
+        retries=3,
+        clock=database.clock,
+        random=random.Random(1),
+    )
+    async with database.read() as transaction:
+        await transaction.scalar(select(1))
+    print("ready", flush=True)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(lease.run())
+        group.create_task(Engine(database, records, runner, lease, concurrency=FLOWS).run())
+
+
+async def ended(url: str) -> float:
+    """Wait until every workflow has ended; return the moment."""
+    database = Database(settings.Database(url=url))
+    query = select(func.count()).where(tables.request.c.terminal.is_not(None))
+    while True:
+        async with database.read() as transaction:
+            if await transaction.scalar(query) == FLOWS:
+                break
+        await asyncio.sleep(0.02)
+    moment = time.perf_counter()
+    await database.close()
+    return moment
+
+
+async def fill(url: str) -> None:
+    """Store the workflows."""
+    database = Database(settings.Database(url=url))
+    await database.run(lambda transaction: engine.fill(transaction, FLOWS))
+    await database.close()
+
+
+def start(url: str) -> tuple[subprocess.Popen[str], float]:
+    """Start the daemon; return when it is ready, and the moment."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.recovery", url], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process, time.perf_counter()
+
+
+def calm(url: str) -> float:
+    """Return how long all of it takes without a kill."""
+    asyncio.run(fill(url))
+    process, began = start(url)
+    seconds = asyncio.run(ended(url)) - began
+    _kill(process)
+    return seconds
+
+
+def killed(url: str, after: float) -> float:
+    """Return how long the rest takes after a kill and a new start."""
+    asyncio.run(fill(url))
+    process, began = start(url)
+    time.sleep(max(0.0, began + after - time.perf_counter()))
+    _kill(process)
+    process, began = start(url)
+    seconds = asyncio.run(ended(url)) - began
+    _kill(process)
+    return seconds
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def main() -> None:
+    """Measure, and print a line for each kill."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        (folder / "postgres").mkdir()
+        postgres = Postgres(folder / "postgres", durable=True)
+        postgres.start()
+        try:
+            postgres.wait()
+            asyncio.run(postgres.execute("CREATE DATABASE bench"))
+            url = postgres.url("bench")
+            asyncio.run(engine.migrated(url))
+            print(f"{FLOWS} workflows under way, 8 steps of {STEP} s; seconds")
+            print("without a kill  killed after  remained  took  ratio")
+            whole = calm(url)
+            for share in (0.25, 0.5, 0.75):
+                after = whole * share
+                took = killed(url, after)
+                remained = whole - after
+                print(
+                    f"{whole:14.2f} {after:13.2f} {remained:9.2f} {took:5.2f}"
+                    f" {took / remained:6.2f}"
+                )
+        finally:
+            postgres.kill()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        asyncio.run(work(sys.argv[1]))
+    else:
+        main()
