@@ -30,28 +30,48 @@ class Sharing(Generic[J, R]):
         self._lanes = lanes
         self._alone = alone
         self._waiting: deque[tuple[J, asyncio.Future[R]]] = deque()
-        self._busy: set[asyncio.Task[None]] = set()
+        self._busy = 0
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, job: J) -> R:
         """Have *job* written; return what *write* returned for it, in its place."""
+        if not self._busy:
+            return await self._at_once(job)
         told: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((job, told))
-        if len(self._busy) < self._lanes:
-            # What becomes of it is told to those who wait for it.
-            task = asyncio.create_task(self._work())  # noqa: TID251
-            self._busy.add(task)
-            task.add_done_callback(self._busy.discard)
+        self._fill_lanes()
         return await told
 
+    async def _at_once(self, job: J) -> R:
+        """Write without detour: nobody is there to share with."""
+        self._busy += 1
+        try:
+            (result,) = await self._write([job])
+        finally:
+            self._busy -= 1
+            self._fill_lanes()
+        return result
+
+    def _fill_lanes(self) -> None:
+        if self._waiting and self._busy < self._lanes:
+            self._busy += 1
+            # What becomes of it is told to those who wait for it.
+            task = asyncio.create_task(self._work())  # noqa: TID251
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
     async def _work(self) -> None:
-        while self._waiting:
-            count = min(len(self._waiting), self._most)
-            group = [self._waiting.popleft() for _ in range(count)]
-            try:
-                await self._together(group)
-            except self._alone:
-                for one in group:
-                    await self._together([one])
+        try:
+            while self._waiting:
+                count = min(len(self._waiting), self._most)
+                group = [self._waiting.popleft() for _ in range(count)]
+                try:
+                    await self._together(group)
+                except self._alone:
+                    for one in group:
+                        await self._together([one])
+        finally:
+            self._busy -= 1
 
     async def _together(self, group: Sequence[tuple[J, asyncio.Future[R]]]) -> None:
         try:
