@@ -22,9 +22,11 @@ def routes(reconciler: Reconciling) -> list[web.RouteDef]:
     """List the paths that the API serves for *reconciler*."""
 
     async def get(_request: web.Request) -> web.Response:
+        """Compare hosts with the database; change nothing."""
         return answer(await reconciler.plan())
 
     async def post(request: web.Request) -> web.Response:
+        """Put right what differs between hosts and the database."""
         if request[access.REQUEST_ROLE] != "operator":
             raise web.HTTPForbidden(reason="only an operator may have differences put right")
         return answer(await reconciler.apply())
