@@ -10,6 +10,9 @@ from sqlalchemy.engine import Dialect
 
 from ccfd.store.database import Transaction
 
+_JSON = (dict, list)
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 async def insert_all(
     table: Table, rows: Sequence[dict[str, Any]], transaction: Transaction
@@ -26,9 +29,7 @@ async def insert_all(
 
 def encoded(value: Any) -> Any:
     """Return what asyncpg is given for *value*: JSON goes as text."""
-    if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return value
+    return _json(value) if type(value) in _JSON else value
 
 
 @cache

@@ -38,10 +38,12 @@ class StepRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Return the stored form; what is at its default is left out."""
-        stored: dict[str, Any] = {"state": self.state.value}
-        for name in _FIELDS:
+        if not self.attempts:
+            return {"state": self.state}
+        stored: dict[str, Any] = {"state": self.state, "attempts": self.attempts}
+        for name in _MORE:
             value = getattr(self, name)
-            if value not in (None, 0, []):
+            if value is not None and value != []:
                 stored[name] = value
         return stored
 
@@ -58,7 +60,7 @@ class StepRecord:
         self.error = error
 
 
-_FIELDS = ("attempts", "started_at", "ended_at", "error", "value", "calls")
+_MORE = ("started_at", "ended_at", "error", "value", "calls")
 
 
 class Move(StrEnum):
