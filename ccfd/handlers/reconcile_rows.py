@@ -12,7 +12,7 @@ from ccfd.handlers.reconcile_things import wanted_slice
 from ccfd.handlers.slice_events import planned_slice
 from ccfd.store import tables
 from ccfd.store.database import Transaction
-from ccfd.workflow.records import OPEN
+from ccfd.workflow.ledger import OPEN
 from ccfd.workflow.results import SLICE_KEY
 
 SETTLED = ("active", "stopped")

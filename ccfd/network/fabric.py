@@ -63,6 +63,10 @@ class Fabric:
     async def remove(self, bridge: Bridge) -> None:
         """Remove the slice's bridge with all its ports; another slice's bridge is left alone."""
         db, switch = self._switch(bridge.host)
+        if switch.datapath_type == "netdev":
+            # A bridge's own link outlives a killed ovs-vswitchd, and the next one knows of it only
+            # by the bridge's row. (The kernel's datapath tells it by itself.)
+            await db.transact_applied([])
         await self._converge(db, bridge, [], lambda seen: bridges.remove(bridge, switch, seen))
 
     async def plug(self, ports: Ports) -> None:

@@ -113,13 +113,12 @@ def _run(session: Session, domain: api.Domain) -> None:
             f"{domain.name()} on host {session.host} is shutting down",
             retry_in=1,
         )
-    if number == 3:
-        domain.resume()
-    elif number == 7:
-        domain.pMWakeup()
-    elif STATES.get(number) != "running" and not (
-        faults.unless(frozenset({api.OPERATION_INVALID}), domain.create) or domain.isActive()
-    ):
+    if STATES.get(number) == "running":
+        return
+    begin = {3: domain.resume, 7: domain.pMWakeup}.get(number, domain.create)
+    # Paused is also what another's start looks like until it is done; then this one is refused.
+    begun = faults.unless(frozenset({api.OPERATION_INVALID}), begin)
+    if not begun and STATES.get(domain.state()[0]) != "running":
         raise Transient("hypervisor_error", f"{domain.name()} on host {session.host} did not start")
 
 

@@ -94,8 +94,8 @@ class Engine:
     async def _more(self) -> bool:
         """Tell whether a request waits; ask the database when none is known.
 
-        One that is known stays the first of its key until it ends; that it still waits is seen
-        when it begins.
+        Whether one that is known still waits, and is the first of its key, is asked when it
+        begins.
         """
         if not self._candidates:
             # What is started already may still count as waiting: ask for as many more.

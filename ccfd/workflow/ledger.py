@@ -12,13 +12,25 @@ from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Update, func, insert, literal, update
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Update,
+    exists,
+    func,
+    insert,
+    literal,
+    or_,
+    update,
+)
 from sqlalchemy.engine import Row
 
 from ccfd.store.bulk import encoded
 from ccfd.store.database import Database, RaceLost, Transaction
 from ccfd.store.tables import Json, outbox, request
 from ccfd.workflow.sharing import Sharing
+
+OPEN = ("queued", "running", "undoing")
 
 MOST = 64
 """Rows that share a commit at most."""
@@ -28,7 +40,10 @@ LANES = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Begun:
-    """A waiting request has become a workflow of *owner*; not one that has been cancelled."""
+    """A waiting request has become a workflow of *owner*.
+
+    Not one that has been cancelled, nor one that has to wait for another of its key.
+    """
 
     workflow_id: str
     owner: str
@@ -126,6 +141,10 @@ _TOGETHER: dict[type[Entry], str] = {
             AS v(workflow_id, owner, epoch, plan, steps, journal, now)
         WHERE r.workflow_id = v.workflow_id AND r.epoch = v.epoch - 1
             AND r.state = 'queued' AND NOT r.cancelled
+            AND NOT EXISTS (
+                SELECT FROM request AS o
+                WHERE o.key = r.key AND o.state IN ('queued', 'running', 'undoing')
+                    AND (o.seq < r.seq OR o.state <> 'queued') AND o.seq <> r.seq)
         RETURNING r.workflow_id, r.cancelled, r.received_at""",
     Recorded: """
         UPDATE request AS r SET state = v.state, journal = v.journal::json
@@ -160,6 +179,21 @@ _TOGETHER: dict[type[Entry], str] = {
 }
 
 
+def must_wait(one: FromClause) -> ColumnElement[bool]:
+    """Return whether another of the same key comes first: one before it, or one under way.
+
+    One under way may have come after it: an undo that is tried again, or one whose message was
+    stored first though its number is higher.
+    """
+    other = request.alias()
+    return exists().where(
+        other.c.key == one.c.key,
+        other.c.seq != one.c.seq,
+        other.c.state.in_(OPEN),
+        or_(other.c.seq < one.c.seq, other.c.state != "queued"),
+    )
+
+
 async def _write_alone(entry: Entry, transaction: Transaction) -> Told | None:
     row: Row[Any] | None = await transaction.one(
         _alone(entry).returning(request.c.cancelled, request.c.received_at)
@@ -182,11 +216,11 @@ def _alone(entry: Entry) -> Update:
         request.c.workflow_id == entry.workflow_id,
         request.c.owner.is_not_distinct_from(None if isinstance(entry, Begun) else entry.owner),
         request.c.epoch == (entry.epoch - 1 if isinstance(entry, Begun) else entry.epoch),
-        request.c.state.in_(("queued", "running", "undoing")),
+        request.c.state.in_(OPEN),
     )
     match entry:
         case Begun():
-            return mine.where(~request.c.cancelled).values(
+            return mine.where(~request.c.cancelled, ~must_wait(request)).values(
                 state="running",
                 owner=entry.owner,
                 epoch=entry.epoch,

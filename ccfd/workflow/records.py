@@ -16,7 +16,7 @@ from ccfd.store.tables import daemon, request
 from ccfd.workflow.handler import Child, Done, Handler, Handlers
 from ccfd.workflow.intake import REQUESTS, Intake
 from ccfd.workflow.journal import Journal
-from ccfd.workflow.ledger import Begun, Ended, Ledger, Recorded
+from ccfd.workflow.ledger import OPEN, Begun, Ended, Ledger, Recorded, must_wait
 from ccfd.workflow.results import Asked
 from ccfd.workflow.steps import Steps
 
@@ -24,7 +24,6 @@ from ccfd.workflow.steps import Steps
 Count = Callable[[str, str, float], None]
 
 RUNNING = ("running", "undoing")
-OPEN = ("queued", *RUNNING)
 ENDED = "ended:"
 
 AWAITING = "children"
@@ -48,23 +47,9 @@ class Flow:
     answered: bool = False
 
 
-def _waiting() -> Select[Any]:
-    earlier = request.alias()
-    return (
-        select(request)
-        .where(
-            request.c.state == "queued",
-            ~exists().where(
-                earlier.c.key == request.c.key,
-                earlier.c.seq < request.c.seq,
-                earlier.c.state.in_(OPEN),
-            ),
-        )
-        .order_by(request.c.seq)
-    )
-
-
-_WAITING = _waiting()
+_WAITING = (
+    select(request).where(request.c.state == "queued", ~must_wait(request)).order_by(request.c.seq)
+)
 
 
 def _has_open_children(parent: FromClause) -> ColumnElement[bool]:
@@ -156,11 +141,11 @@ class Records:
     async def _hold(self, row: Row[Any], transaction: Transaction) -> None:
         """Lock a waiting request; others who decide it wait, and then find it decided."""
         held = await transaction.one(
-            select(request.c.state, request.c.cancelled)
+            select(request.c.state, request.c.cancelled, must_wait(request).label("must_wait"))
             .where(request.c.seq == row.seq)
             .with_for_update()
         )
-        if held is None or held.state != "queued":
+        if held is None or held.state != "queued" or held.must_wait:
             raise LostError(row.request_id)
         if held.cancelled:
             raise cancelled()

@@ -7,13 +7,14 @@ import json
 import sys
 import time
 from importlib import import_module
+from typing import Any
 
 STEPS = 8
 
 
 async def measure(url: str, at_once: int, count: int) -> float:
     """Enqueue *count* workflows, run them, and return how many ended in a second."""
-    dbos = import_module("dbos")
+    dbos: Any = import_module("dbos")
     dsn = url.replace("+asyncpg", "+psycopg")
     dbos.DBOS(config={"name": "bench", "system_database_url": dsn, "log_level": "ERROR"})
 

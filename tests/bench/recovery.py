@@ -23,6 +23,7 @@ from ccfd import settings
 from ccfd.store import tables
 from ccfd.store.database import Database
 from ccfd.workflow.engine import Engine
+from ccfd.workflow.handler import Handlers
 from ccfd.workflow.intake import Intake
 from ccfd.workflow.lease import Lease
 from ccfd.workflow.records import Records
@@ -39,7 +40,7 @@ STEP = 0.25
 async def work(url: str) -> None:
     """Be the daemon: say when it is ready, carry out whatever there is, until killed."""
     database = Database(settings.Database(url=url))
-    handlers = {Work.event: Work()}
+    handlers: Handlers = {Work.event: Work()}
     lease = Lease(database)
     records = Records(database, handlers, Intake(handlers, lambda *_: None), lambda *_: None)
 

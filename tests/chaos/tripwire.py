@@ -26,7 +26,12 @@ T = TypeVar("T")
 # What is under way: the step, or the transaction, that the points are called after.
 UNDER_WAY: ContextVar[str] = ContextVar("under_way", default="other")
 # What the transactions of methods are to a reader.
-COMMITS = {"_register_alone": "register", "send": "store", "_decide": "decide", "_take_up": "take up"}
+COMMITS = {
+    "_register_alone": "register",
+    "send": "store",
+    "_decide": "decide",
+    "_take_up": "take up",
+}
 
 
 class Point(NamedTuple):
