@@ -18,21 +18,22 @@ async def measure(url: str, at_once: int, count: int) -> float:
     dsn = url.replace("+asyncpg", "+psycopg")
     dbos.DBOS(config={"name": "bench", "system_database_url": dsn, "log_level": "ERROR"})
 
-    @dbos.DBOS.step()
     async def work(number: int) -> int:
         return number
 
-    @dbos.DBOS.workflow()
+    step = dbos.DBOS.step()(work)
+
     async def workflow() -> None:
         for number in range(STEPS):
-            await work(number)
+            await step(number)
 
+    run = dbos.DBOS.workflow()(workflow)
     dbos.DBOS.launch()
     waiting = iter(range(count))
 
     async def loop() -> None:
         for _ in waiting:
-            await workflow()
+            await run()
 
     began = time.perf_counter()
     await asyncio.gather(*(loop() for _ in range(at_once)))
