@@ -167,7 +167,7 @@ class Database:
         self._url = make_url(config.url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self._lock: int | None = None
-        self._lines: list[AsyncConnection] = []
+        self._lines: list[tuple[AsyncConnection, Any]] = []
         self.engine = self._sqlite() if self.is_sqlite else self._postgresql(config.pool)
 
     def _postgresql(self, size: int) -> AsyncEngine:
@@ -219,7 +219,7 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         while self._lines:
-            await self._lines.pop().close()
+            await self._lines.pop()[0].close()
         await self.engine.dispose()
         if self._lock is not None:
             os.close(self._lock)
@@ -279,13 +279,9 @@ class Database:
         For what is written many times a second: asyncpg alone, on a connection that is kept.
         Raises `DatabaseAway`, and `RaceLost` for what `run` would try again.
         """
-        line = self._lines.pop() if self._lines else await self._open_line()
+        line, driver = self._lines.pop() if self._lines else await self._open_line()
         try:
-            driver = (await line.get_raw_connection()).driver_connection
-            assert driver is not None
-            rows: Sequence[Mapping[str, Any]] = await driver.fetch(
-                statement, *arguments, timeout=COMMAND_TIMEOUT
-            )
+            rows: Sequence[Mapping[str, Any]] = await driver.fetch(statement, *arguments)
         except BaseException as exc:
             # What became of it is not known, or nobody waits for it any more.
             await asyncio.shield(_hang_up(line))
@@ -295,12 +291,14 @@ class Database:
                 self.is_up = False
                 raise DatabaseAway(exc) from exc
             raise
-        self._lines.append(line)
+        self._lines.append((line, driver))
         return rows
 
-    async def _open_line(self) -> AsyncConnection:
+    async def _open_line(self) -> tuple[AsyncConnection, Any]:
+        """Open a connection to keep, with asyncpg's part of it: to ask for that takes long."""
         try:
-            return await self.engine.connect()
+            line = await self.engine.connect()
+            return line, (await line.get_raw_connection()).driver_connection
         except Exception as exc:
             if is_away(exc):
                 self.is_up = False

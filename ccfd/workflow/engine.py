@@ -22,7 +22,7 @@ log = structlog.get_logger()
 Begin = Callable[[], Awaitable[Flow | None]]
 
 POLL = 1.0
-AHEAD = 64
+AHEAD = 256
 """Waiting requests that are read at once."""
 
 

@@ -131,6 +131,9 @@ def _arrays(entries: Sequence[Entry]) -> list[list[Any]]:
     ]
 
 
+# Rows are to be found by workflow_id, whatever PostgreSQL estimates, which lags behind a burst of
+# requests: hence `= ANY`, and no condition on `state`, which would match a partial index and have
+# it look through all that waits. Who waits has neither owner nor terminal result.
 _TOGETHER: dict[type[Entry], str] = {
     Begun: """
         UPDATE request AS r
@@ -139,8 +142,8 @@ _TOGETHER: dict[type[Entry], str] = {
         FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[],
                     $7::timestamptz[])
             AS v(workflow_id, owner, epoch, plan, steps, journal, now)
-        WHERE r.workflow_id = v.workflow_id AND r.epoch = v.epoch - 1
-            AND r.state = 'queued' AND NOT r.cancelled
+        WHERE r.workflow_id = ANY ($1) AND r.workflow_id = v.workflow_id AND r.epoch = v.epoch - 1
+            AND r.owner IS NULL AND r.terminal IS NULL AND NOT r.cancelled
             AND NOT EXISTS (
                 SELECT FROM request AS o
                 WHERE o.key = r.key AND o.state IN ('queued', 'running', 'undoing')
@@ -150,7 +153,8 @@ _TOGETHER: dict[type[Entry], str] = {
         UPDATE request AS r SET state = v.state, journal = v.journal::json
         FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[])
             AS v(workflow_id, owner, epoch, state, journal)
-        WHERE r.workflow_id = v.workflow_id AND r.owner = v.owner AND r.epoch = v.epoch
+        WHERE r.workflow_id = ANY ($1) AND r.workflow_id = v.workflow_id
+            AND r.owner = v.owner AND r.epoch = v.epoch
         RETURNING r.workflow_id, r.cancelled, r.received_at""",
     Ended: """
         WITH ended AS (
@@ -162,8 +166,9 @@ _TOGETHER: dict[type[Entry], str] = {
             FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[],
                         $7::timestamptz[], $8::text[])
                 AS v(workflow_id, owner, epoch, state, terminal, journal, now, messages)
-            WHERE r.workflow_id = v.workflow_id AND r.owner IS NOT DISTINCT FROM v.owner
-                AND r.epoch = v.epoch AND r.state IN ('queued', 'running', 'undoing')
+            WHERE r.workflow_id = ANY ($1) AND r.workflow_id = v.workflow_id
+                AND r.owner IS NOT DISTINCT FROM v.owner
+                AND r.epoch = v.epoch AND (r.owner IS NOT NULL OR r.terminal IS NULL)
             RETURNING r.workflow_id, r.cancelled, r.received_at, r.seq, v.now, v.messages
         ), said AS (
             INSERT INTO outbox (message_id, exchange, routing_key, type, correlation_id,
