@@ -1,7 +1,7 @@
 # Every target stands alone: it sets up what it needs first, and a set-up that misses nothing is instant.
 PYTHON := .venv/bin/python
 
-.PHONY: setup demo test bench chaos clean
+.PHONY: setup demo test bench chaos faults clean
 
 setup:
 	@tools/setup
@@ -19,6 +19,10 @@ bench: setup
 # Takes a quarter of an hour, and writes what it measured.
 chaos: setup
 	@$(PYTHON) -m tests.chaos --write docs/chaos.md
+
+# Takes half an hour, and writes what it measured.
+faults: setup
+	@$(PYTHON) -m tests.chaos.faults --write docs/faults.md
 
 clean:
 	rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -261,7 +261,8 @@ class Workflow(Section):
     step_timeout: Seconds = 120
     """Seconds that one step may take, its retries not included."""
     retries: Annotated[int, Field(ge=0, le=100)] = 5
-    """Times that a step is tried again after a passing error."""
+    """Times that a step is tried again after a passing error; thrice as many for one whose failure
+    would leave something behind: an undo, or a step after which there is no way back."""
 
 
 class Reconcile(Section):

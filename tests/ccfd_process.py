@@ -1,4 +1,4 @@
-"""ccfd as it really runs: a process on the lab's network node."""
+"""ccfd as it really runs: one process or several on the lab's network node."""
 
 from __future__ import annotations
 
@@ -14,17 +14,30 @@ from types import TracebackType
 from typing import Any
 
 from tests.lab import Lab
-from tests.lab.layout import CHECKOUT
+from tests.lab.layout import CHECKOUT, HTTP_PORT, NODE
 
 
 class CcfdProcess:
-    """One `ccfd run`; `environment` overrides settings (`CCFD_SECTION__KEY`)."""
+    """One `ccfd run`; `environment` overrides settings (`CCFD_SECTION__KEY`).
 
-    def __init__(self, lab: Lab, environment: dict[str, str] | None = None) -> None:
+    Where several run on one database, each but the first has a *number* from 2 on: it has a port
+    of its own, and no socket.
+    """
+
+    def __init__(
+        self, lab: Lab, environment: dict[str, str] | None = None, *, number: int = 1
+    ) -> None:
         self._lab = lab
         self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
+        self._url = lab.env["CCF_HTTP_URL"]
         self.log = lab.layout.dir / "ccfd.log"
+        if number > 1:
+            listen = f"{lab.layout.management(NODE)}:{HTTP_PORT + number - 1}"
+            mine = {"CCFD_HTTP__LISTEN": listen, "CCFD_HTTP__SOCKET": ""}
+            self._environment = {**mine, **self._environment}
+            self._url = f"http://{listen}"
+            self.log = lab.layout.dir / f"ccfd-{number}.log"
 
     def __enter__(self) -> CcfdProcess:
         self.start()
@@ -76,6 +89,11 @@ class CcfdProcess:
         """Kill it as the kernel would."""
         self._end(signal.SIGKILL, 10.0)
 
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal and go on."""
+        assert self._process is not None, "it does not run"
+        self._process.send_signal(number)
+
     def _end(self, number: signal.Signals, within: float) -> int:
         process, self._process = self._process, None
         if process is None:
@@ -96,11 +114,24 @@ class CcfdProcess:
 
     def get(self, path: str) -> Any:
         """Read a document of the API; raise `OSError` on every status but 200."""
-        request = urllib.request.Request(self._lab.env["CCF_HTTP_URL"] + path)
+        return json.loads(self._call("GET", path))
+
+    def post(self, path: str) -> Any:
+        """Ask for something to be done; raise `OSError` on every status but 200."""
+        return json.loads(self._call("POST", path))
+
+    def metric(self, name: str) -> float:
+        """Return a metric, summed over its labels."""
+        lines = self._call("GET", "/metrics").decode().splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
+
+    def _call(self, method: str, path: str) -> bytes:
+        request = urllib.request.Request(self._url + path, method=method)
         request.add_header("Authorization", f"Bearer {self._lab.env['CCF_TOKEN']}")
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
-                return json.loads(answer.read())
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                said: bytes = answer.read()
+                return said
         except urllib.error.HTTPError as exc:
             raise OSError(f"{exc.code}: {exc.read().decode(errors='replace')}") from exc
 

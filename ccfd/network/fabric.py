@@ -1,6 +1,8 @@
 """Makes a slice's bridges and ports on the hosts' switches, and removes them."""
 
+import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 import structlog
 
@@ -17,6 +19,9 @@ log = structlog.get_logger(__name__)
 
 ATTEMPTS = 8
 """Rounds of looking and changing: two for a port that is opened again, the rest for races."""
+
+RESTART = 0.1
+"""Seconds in which no ovs-vswitchd is killed, started again, and has applied a change."""
 
 
 class Fabric:
@@ -63,11 +68,27 @@ class Fabric:
     async def remove(self, bridge: Bridge) -> None:
         """Remove the slice's bridge with all its ports; another slice's bridge is left alone."""
         db, switch = self._switch(bridge.host)
-        if switch.datapath_type == "netdev":
-            # A bridge's own link outlives a killed ovs-vswitchd, and the next one knows of it only
-            # by the bridge's row. (The kernel's datapath tells it by itself.)
-            await db.transact_applied([])
-        await self._converge(db, bridge, [], lambda seen: bridges.remove(bridge, switch, seen))
+        stood, quick = await self._take_away(db, switch, bridge)
+        if switch.datapath_type != "netdev" or (stood and quick):
+            return
+        # A userspace bridge's own link outlives an ovs-vswitchd that is killed before it has
+        # applied the removal, and the next one knows of it only by the bridge's row: give it that
+        # row once more. (The kernel's datapath tells it by itself.)
+        if (await read_bridge(db, bridge.vni, [])).bridge is None:
+            await self.make(replace(bridge, ports=()))
+            await self._take_away(db, switch, bridge)
+
+    async def _take_away(self, db: Ovsdb, switch: Switch, bridge: Bridge) -> tuple[bool, bool]:
+        """Tell whether there was a bridge, and whether it went faster than a switch restarts."""
+        seen = []
+
+        def decide(snapshot: Snapshot) -> Change:
+            seen.append(snapshot.bridge is not None)
+            return bridges.remove(bridge, switch, snapshot)
+
+        began = asyncio.get_running_loop().time()
+        await self._converge(db, bridge, [], decide)
+        return seen[0], asyncio.get_running_loop().time() - began < RESTART
 
     async def plug(self, ports: Ports) -> None:
         """Add ports to the slice's bridge, which must stand.

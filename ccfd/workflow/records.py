@@ -10,7 +10,7 @@ from sqlalchemy.engine import Row
 
 from ccfd.errors import CcfdError, Refused
 from ccfd.requests.decode import Event
-from ccfd.store.database import Database, Transaction
+from ccfd.store.database import Database, DatabaseAway, Transaction
 from ccfd.store.outbox import TOPIC
 from ccfd.store.tables import daemon, request
 from ccfd.workflow.handler import Child, Done, Handler, Handlers
@@ -191,6 +191,8 @@ class Records:
             transaction.first = partial(self._hold, row, transaction)
             async with transaction.savepoint():
                 decision = await handler.decide(body, transaction)
+        except DatabaseAway:
+            raise
         except CcfdError as exc:
             transaction.first = None
             details = await handler.refuse(body, exc, transaction)

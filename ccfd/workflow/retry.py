@@ -1,8 +1,12 @@
-"""When a step is tried again: exponential back-off with full jitter."""
+"""When a step is tried again: exponential back-off with jitter.
+
+The default of five retries lasts about 20 s: a daemon that ccfd depends on is restarted in that.
+"""
 
 from collections.abc import Callable
 
-FIRST = 0.2
+FIRST = 0.25
+GROWTH = 3.0
 LONGEST = 15.0
 
 
@@ -13,5 +17,5 @@ def pause(attempt: int, asked: float | None, random: Callable[[], float]) -> flo
     """
     if asked is not None:
         return asked
-    ceiling = min(LONGEST, FIRST * 2.0 ** (attempt - 1))
+    ceiling = min(LONGEST, FIRST * GROWTH ** (attempt - 1))
     return ceiling * (0.5 + 0.5 * random())

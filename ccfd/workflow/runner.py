@@ -17,6 +17,9 @@ from ccfd.workflow.steps import Effects, Step
 
 log = structlog.get_logger()
 
+PERSISTENCE = 3
+"""Times the retries that an undo has, and a step after the pivot: giving up leaves something."""
+
 
 class Journaled(Protocol):
     """Where a flow's state is kept."""
@@ -199,12 +202,15 @@ class Runner:
     ) -> CcfdError | None:
         """Act until it works, it is refused, or the retries are used up."""
         step = flow.steps.flat[index]
-        for attempt in range(1, self._retries + 2):
+        retries = self._retries
+        if flow.journal.backward or flow.journal.stage >= flow.steps.pivot:
+            retries *= PERSISTENCE
+        for attempt in range(1, retries + 2):
             record.attempts += 1
             with collected() as calls:
                 error = await self._attempt(flow, step, act)
             record.calls = [*record.calls, *calls][-KEPT:]
-            if error is None or not isinstance(error, Transient) or attempt > self._retries:
+            if error is None or not isinstance(error, Transient) or attempt > retries:
                 return error
             record.error = error.document()
             self._watcher.step(flow, index, "retrying")

@@ -464,6 +464,27 @@ async def test_ports_come_back_when_the_switch_daemon_restarts(
     assert one.reaches(two.address, within=5)
 
 
+@pytest.mark.parametrize("moment", ["before", "during"])
+async def test_a_bridge_removed_while_its_switch_daemon_is_dead_leaves_no_link(
+    moment: str, fabric: Fabric, switch: Switch
+) -> None:
+    link_of_bridge = Path(f"/sys/class/net/{names.bridge(VNI)}")
+    await fabric.make(bridge())
+    assert link_of_bridge.exists()
+    switch.kill()
+    if moment == "before":  # an earlier attempt, of a ccfd that was killed
+        switch.vsctl("--no-wait", "del-br", names.bridge(VNI))
+        switch.start()
+    async with asyncio.TaskGroup() as group:
+        removal = group.create_task(fabric.remove(bridge()))
+        await asyncio.sleep(0.3)
+        if moment == "during":
+            assert not removal.done()
+            switch.start()
+    assert switch.vsctl("list-br") == ""
+    assert not link_of_bridge.exists()
+
+
 # --- the namespace
 
 

@@ -22,10 +22,9 @@ _SETTINGS = {
     "listen_addresses": "*",
     "max_connections": 100,
     "shared_buffers": "64MB",
-    # What is lost with the machine's power does not matter here; what a killed process had
-    # committed is kept all the same.
+    # What is lost with the machine's power does not matter here. What a killed server had
+    # committed must be there: the kernel has it, unless `synchronous_commit` is off, too.
     "fsync": "off",
-    "synchronous_commit": "off",
     "full_page_writes": "off",
 }
 

@@ -1,5 +1,6 @@
 """The switches by their hosts' names, against a database that is made up."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +9,16 @@ import pytest
 from ccfd.errors import Refused, Transient
 from ccfd.model.network import Bridge
 from ccfd.network import Fabric
-from ccfd.network.fabric import ATTEMPTS
+from ccfd.network.fabric import ATTEMPTS, RESTART
 from ccfd.settings import Settings
 from tests.unit.network.fakes import FakeServer
 
 BRIDGE = Bridge(host="h1", slice="demo", vni=1001)
 
 
-def settings(address: str) -> Settings:
-    return Settings.model_validate(
-        {"host": [{"name": "h1", "ovsdb": address, "tunnel_ip": "192.0.2.1"}]}
-    )
+def settings(address: str, datapath: str = "system") -> Settings:
+    host = {"name": "h1", "ovsdb": address, "tunnel_ip": "192.0.2.1", "datapath_type": datapath}
+    return Settings.model_validate({"host": [host]})
 
 
 async def test_a_host_that_nobody_configured_is_refused() -> None:
@@ -44,3 +44,63 @@ async def test_a_change_that_lost_every_race_is_a_passing_error(tmp_path: Path) 
             await fabric.make(BRIDGE)
         await fabric.close()
     assert tried == ATTEMPTS
+
+
+class SwitchTwin:
+    """A database with one bridge or none, and how often it was made and removed."""
+
+    def __init__(self, *, stands: bool, seconds: float) -> None:
+        self.made = self.removed = 0
+        self.stands = stands
+        self._seconds = seconds
+
+    def answer(self, ops: list[dict[str, Any]]) -> list[Any]:
+        """Answer one transaction; the first removal takes its time."""
+        if any("delete" in op.get("mutations", [[]])[0] for op in ops):
+            self.removed, self.stands = self.removed + 1, False
+            if self.removed == 1:
+                time.sleep(self._seconds)
+        return [{"rows": self._rows(op["table"])} if op["op"] == "select" else {} for op in ops]
+
+    async def make(self, bridge: Bridge) -> None:
+        """Make it."""
+        assert bridge.ports == ()
+        self.made, self.stands = self.made + 1, True
+
+    def _rows(self, table: str) -> list[dict[str, Any]]:
+        if table == "Open_vSwitch":
+            return [{"next_cfg": 7}]
+        if table != "Bridge" or not self.stands:
+            return []
+        nothing: list[Any] = ["set", []]
+        bridge = {"_uuid": ["uuid", "b"], "name": "ccf-1001", "datapath_type": "netdev"}
+        tags = {"external_ids": ["map", [["ccf-slice", "demo"]]], "other_config": ["map", []]}
+        return [bridge | tags | {"ports": nothing, "controller": nothing, "fail_mode": "secure"}]
+
+
+@pytest.mark.parametrize(
+    ("datapath", "stands", "seconds", "made_removed"),
+    [
+        ("netdev", True, 0.0, (0, 1)),
+        ("netdev", True, 2 * RESTART, (1, 2)),
+        ("netdev", False, 0.0, (1, 1)),
+        ("system", True, 2 * RESTART, (0, 1)),
+        ("system", False, 0.0, (0, 0)),
+    ],
+)
+async def test_a_userspace_bridge_goes_again_if_its_switch_may_have_been_killed(
+    datapath: str,
+    stands: bool,
+    seconds: float,
+    made_removed: tuple[int, int],
+    tmp_path: Path,
+) -> None:
+    twin = SwitchTwin(stands=stands, seconds=seconds)
+    async with FakeServer(tmp_path / "db", twin.answer).running() as server:
+        fabric = Fabric(settings(server.address, datapath))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(fabric, "make", twin.make)
+            await fabric.remove(BRIDGE)
+        await fabric.close()
+    assert (twin.made, twin.removed) == made_removed
+    assert not twin.stands
