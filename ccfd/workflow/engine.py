@@ -22,6 +22,9 @@ log = structlog.get_logger()
 Begin = Callable[[], Awaitable[Flow | None]]
 
 POLL = 1.0
+LOOK = 0.05
+"""Seconds between two looks for interrupted requests: a round for each request that ends is
+enough for those that wait, and a look costs as much as a request."""
 AHEAD = 256
 """Waiting requests that are read at once."""
 
@@ -46,6 +49,7 @@ class Engine:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._candidates: deque[Row[Any]] = deque()
         self._look_at = 0.0
+        self._planned: asyncio.TimerHandle | None = None
         self._stopping = asyncio.Event()
         lease.on_loss = self._drop_all
         lease.on_change = self._look_soon
@@ -81,15 +85,27 @@ class Engine:
         if not self._lease.held:
             return
         me = self._lease.id
-        now = asyncio.get_running_loop().time()
-        if now >= self._look_at and len(self._tasks) < self._concurrency:
-            self._look_at = now + POLL
-            free = self._concurrency - len(self._tasks)
+        free = self._concurrency - len(self._tasks)
+        if free and self._is_time_to_look():
             for flow in await self._records.take_up(me, tuple(self._tasks), free):
                 self._start(group, flow.seq, partial(_at_once, flow))
         while len(self._tasks) < self._concurrency and await self._more():
             row = self._candidates.popleft()
             self._start(group, row.seq, partial(self._records.begin, row, me))
+
+    def _is_time_to_look(self) -> bool:
+        """Tell whether to look for interrupted requests in this round; if not, plan one for it."""
+        loop = asyncio.get_running_loop()
+        if loop.time() >= self._look_at:
+            self._look_at = loop.time() + LOOK
+            return True
+        if self._planned is None:
+            self._planned = loop.call_at(self._look_at, self._look_as_planned)
+        return False
+
+    def _look_as_planned(self) -> None:
+        self._planned = None
+        self._database.signals.wake(REQUESTS)
 
     async def _more(self) -> bool:
         """Tell whether a request waits; ask the database when none is known.
