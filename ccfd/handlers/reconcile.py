@@ -91,6 +91,7 @@ class Reconciler:
         self._leads = leads
         self._orphans: dict[Thing, float] = {}
         self._withheld = False
+        self._strangers: set[str] = set()
         self._told: frozenset[Thing] = frozenset()
 
     async def run(self) -> None:
@@ -104,7 +105,7 @@ class Reconciler:
             return
         findings, _, since = await self._compare()
         self._tell_lost(findings.lost)
-        due = self._due(findings.repairs)
+        due = await self._of_known_slices(self._due(findings.repairs))
         await self._act(replace(findings, repairs=tuple(due)), since, patient=True)
 
     async def plan(self) -> dict[str, Any]:
@@ -145,6 +146,24 @@ class Reconciler:
             if one.action == "put back"
             or (not many and now - self._orphans[one.thing] >= self._grace)
         ]
+
+    async def _of_known_slices(self, repairs: list[Repair]) -> list[Repair]:
+        """Leave out the orphans of slices that no request of this database was ever about.
+
+        After the loss of the database every slice looks like that: a person decides.
+        """
+        strangers = {one.slice for one in repairs if one.action == "remove" and one.slice}
+        if strangers:
+            async with self._database.read() as transaction:
+                strangers -= await reconcile_rows.asked_about(strangers, transaction)
+        for name in sorted(strangers - self._strangers):
+            log.error(
+                "hosts hold things of a slice that this database has never known: "
+                "ccfctl recover --from-hosts takes it over, ccfctl reconcile --apply removes it",
+                slice=name,
+            )
+        self._strangers = strangers
+        return [one for one in repairs if one.slice not in strangers]
 
     def _tell_lost(self, lost: Iterable[Thing]) -> None:
         for thing in set(lost) - self._told:

@@ -86,3 +86,21 @@ async def is_untouched(key: str, since: int, transaction: Transaction, *, but_by
         .limit(1)
     )
     return touched is None
+
+
+REPAIRS = ("slice.repair", "orphan.remove")
+"""The requests that the reconciler itself sends."""
+
+
+async def asked_about(names: Set[str], transaction: Transaction) -> set[str]:
+    """Return those of the slices *names* that a request was about: not one of the reconciler."""
+    request = tables.request
+    rows = await transaction.all(
+        select(request.c.key)
+        .where(
+            request.c.key.in_([f"{SLICE_KEY}{name}" for name in names]),
+            request.c.type.not_in(REPAIRS),
+        )
+        .distinct()
+    )
+    return {row.key.removeprefix(SLICE_KEY) for row in rows}

@@ -6,12 +6,13 @@ from copy import copy
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, select, update
 
 from ccfd.handlers.reconcile import Reconciler
 from ccfd.handlers.reconcile_events import repairs
 from ccfd.settings import Reconcile
 from ccfd.store import tables
+from ccfd.store.database import Transaction
 from ccfd.workflow.intake import Intake
 from tests.harness import Harness
 from tests.twins import LookTwin
@@ -94,6 +95,26 @@ async def test_what_a_slice_left_is_removed_after_its_time(harness: Harness) -> 
         async with asyncio.timeout(5):
             while world.leftovers():
                 await asyncio.sleep(0.005)
+
+
+async def test_what_this_database_has_never_known_is_left_to_a_person(sweep: Sweep) -> None:
+    """After the loss of a database all that hosts hold looks like orphans."""
+    harness = sweep.harness
+
+    async def lose(transaction: Transaction) -> None:
+        for table in reversed(tables.metadata.sorted_tables):
+            if table.name in ("slice", "vm", "address", "subnet", "block", "request", "outbox"):
+                await transaction.execute(delete(table))
+
+    await harness.database.run(lose)
+    patient = Sweep(harness, grace=0.0)
+    for _ in range(3):
+        await patient.reconciler.round()
+    assert await harness.database.run(lambda tx: tx.all(select(tables.request))) == []
+    assert harness.world.domains
+    removed = await patient.apply()
+    assert removed["requests"]
+    assert harness.world.leftovers() == {}
 
 
 async def test_a_deletion_that_failed_is_finished(sweep: Sweep) -> None:
