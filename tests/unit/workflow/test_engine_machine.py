@@ -42,7 +42,7 @@ from tests.unit.workflow.shelves import HANDLERS, OWN, Body, Fault, Verb, World
 
 T = TypeVar("T")
 
-EXAMPLES = int(os.environ.get("ENGINE_EXAMPLES", "30"))
+EXAMPLES = int(os.environ.get("ENGINE_EXAMPLES", "20"))
 STEPS = int(os.environ.get("ENGINE_STEPS", "25"))
 
 # A request that is cancelled while it waits begins all the same if the engine has seen it before:

@@ -85,7 +85,7 @@ class Scenario:
         return lambda: harness.send(kind, message_id="the-request", **body)
 
 
-# Enough to find a mistake within seconds; `make chaos` goes through all events, with SIGKILL.
+# `make chaos` goes through all events, with SIGKILL.
 SCENARIOS = {
     "slice.create, refused at boot": Scenario([], ("slice.create", CREATE), "domains.boot:before"),
     "slice.delete": Scenario([("slice.create", CREATE)], ("slice.delete", {"slice": "demo"})),
@@ -101,7 +101,8 @@ async def test_a_kill_at_any_call_loses_and_leaves_nothing(
     assert len(calls) > 2
     # To die before a call is to die after the one before it, but for the first.
     victims = [number for number, call in enumerate(calls) if number == 0 or ":after" in call]
-    for victim in victims:
+    # Every other one finds a mistake within seconds; `make chaos` leaves none out.
+    for victim in victims[::2]:
         await _killed_at(victim, _directory(tmp_path, str(victim)), empty_database, scenario)
 
 
