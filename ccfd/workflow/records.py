@@ -75,11 +75,15 @@ class Records:
             return await transaction.all(_WAITING.limit(limit))
 
     async def begin(self, row: Row[Any], me: str) -> Flow | None:
-        """Decide a waiting request as daemon *me*; None where nothing is left to do.
+        """Decide a waiting request as daemon *me*.
 
-        Raises `LostError` when it waits no more.
+        Returns None where nothing is left to do, it waits no more, or for another of its key.
         """
-        return await self._database.run(partial(self._decide, row, me))
+        try:
+            return await self._database.run(partial(self._decide, row, me))
+        except LostError:
+            # What was read ahead may be another daemon's by now: that is nobody's fault.
+            return None
 
     async def take_up(self, me: str, known: Collection[int], limit: int) -> list[Flow]:
         """Go on, as daemon *me*, with requests under way that no living daemon carries out.
@@ -139,7 +143,7 @@ class Records:
         )
 
     async def _hold(self, row: Row[Any], transaction: Transaction) -> None:
-        """Lock a waiting request; others who decide it wait, and then find it decided."""
+        """Lock a waiting request: others who decide it wait, and then find it decided."""
         held = await transaction.one(
             select(request.c.state, request.c.cancelled, must_wait(request).label("must_wait"))
             .where(request.c.seq == row.seq)
