@@ -161,15 +161,29 @@ class Harness:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run the engine meanwhile."""
+        async with self.alive(), self.at_work():
+            yield
+
+    @asynccontextmanager
+    async def alive(self) -> AsyncIterator[None]:
+        """Give signs of life meanwhile."""
         async with asyncio.TaskGroup() as group:
             lease = group.create_task(self.lease.run())
+            try:
+                yield
+            finally:
+                lease.cancel()
+
+    @asynccontextmanager
+    async def at_work(self) -> AsyncIterator[None]:
+        """Carry out requests meanwhile; then let those under way reach their next record."""
+        async with asyncio.TaskGroup() as group:
             task = group.create_task(self.engine.run())
             try:
                 yield
             finally:
                 self.engine.stop()
                 await task
-                lease.cancel()
 
     async def run_to_death(self) -> None:
         """Run the engine until something that no handler sees ends it."""

@@ -1,8 +1,9 @@
 """Makes a slice's bridges and ports on the hosts' switches, and removes them."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -68,27 +69,35 @@ class Fabric:
     async def remove(self, bridge: Bridge) -> None:
         """Remove the slice's bridge with all its ports; another slice's bridge is left alone."""
         db, switch = self._switch(bridge.host)
-        stood, quick = await self._take_away(db, switch, bridge)
-        if switch.datapath_type != "netdev" or (stood and quick):
+        stood, seconds = await self._take_away(db, switch, bridge)
+        if switch.datapath_type != "netdev":
             return
         # A userspace bridge's own link outlives an ovs-vswitchd that is killed before it has
-        # applied the removal, and the next one knows of it only by the bridge's row: give it that
-        # row once more. (The kernel's datapath tells it by itself.)
-        if (await read_bridge(db, bridge.vni, [])).bridge is None:
-            await self.make(replace(bridge, ports=()))
-            await self._take_away(db, switch, bridge)
+        # destroyed it, somewhat after it has applied the removal; and the next one knows of it
+        # only by the bridge's row. (The kernel's datapath tells it by itself.) So whoever was
+        # slow, and may have been another one, is given that row once more.
+        if stood and seconds < RESTART:
+            await asyncio.sleep(RESTART / 2)
+            seconds = await _timed(db.transact_applied([]))
+        if not stood or seconds >= RESTART:
+            await self._take_away_again(db, switch, bridge)
 
-    async def _take_away(self, db: Ovsdb, switch: Switch, bridge: Bridge) -> tuple[bool, bool]:
-        """Tell whether there was a bridge, and whether it went faster than a switch restarts."""
+    async def _take_away(self, db: Ovsdb, switch: Switch, bridge: Bridge) -> tuple[bool, float]:
+        """Tell whether there was a bridge, and how many seconds it took."""
         seen = []
 
         def decide(snapshot: Snapshot) -> Change:
             seen.append(snapshot.bridge is not None)
             return bridges.remove(bridge, switch, snapshot)
 
-        began = asyncio.get_running_loop().time()
-        await self._converge(db, bridge, [], decide)
-        return seen[0], asyncio.get_running_loop().time() - began < RESTART
+        seconds = await _timed(self._converge(db, bridge, [], decide))
+        return seen[0], seconds
+
+    async def _take_away_again(self, db: Ovsdb, switch: Switch, bridge: Bridge) -> None:
+        # It may stand, for those who share the switch, or be somebody else's.
+        if (await read_bridge(db, bridge.vni, [])).bridge is None:
+            await self.make(replace(bridge, ports=()))
+            await self._take_away(db, switch, bridge)
 
     async def plug(self, ports: Ports) -> None:
         """Add ports to the slice's bridge, which must stand.
@@ -169,3 +178,9 @@ def _check_tunnels(host: str, ports: tuple[Port, ...], seen: Snapshot) -> None:
     ]
     if wrong:
         raise Refused("switch_error", f"the switch of {host} cannot make {'; '.join(wrong)}")
+
+
+async def _timed(work: Awaitable[Any]) -> float:
+    began = asyncio.get_running_loop().time()
+    await work
+    return asyncio.get_running_loop().time() - began

@@ -48,11 +48,10 @@ class Site(Harness):
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """Run bus and engine meanwhile; stop as the daemon does."""
-        async with asyncio.TaskGroup() as group:
+        async with self.alive(), asyncio.TaskGroup() as group:
             bus = group.create_task(self.bus.run())
-            lease = group.create_task(self.lease.run())
             try:
-                async with super().running():
+                async with self.at_work():
                     try:
                         yield
                     finally:
@@ -60,7 +59,6 @@ class Site(Harness):
                 await self.bus.flush()
             finally:
                 bus.cancel()
-                lease.cancel()
 
     def _tell(self, flow: Flow, index: int, status: str) -> None:
         body = flow.asked.body(
