@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection, CursorResult, Row
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import Executable
 
 from ccfd import settings
@@ -168,15 +169,20 @@ class Database:
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
         self._lock: int | None = None
         self._lines: list[tuple[AsyncConnection, Any]] = []
-        self.engine = self._sqlite() if self.is_sqlite else self._postgresql(config.pool)
+        if self.is_sqlite:
+            self.engine = self._sqlite()
+            return
+        self.engine = self._postgresql(
+            pool_size=config.pool, max_overflow=0, pool_timeout=CONNECT_TIMEOUT
+        )
+        # Lines are kept: out of a small pool they would leave nothing for transactions.
+        self._direct = self._postgresql(poolclass=NullPool)
 
-    def _postgresql(self, size: int) -> AsyncEngine:
+    def _postgresql(self, **pool: Any) -> AsyncEngine:
         return create_async_engine(
             self._url,
-            pool_size=size,
-            max_overflow=0,
-            pool_timeout=CONNECT_TIMEOUT,
             connect_args={"command_timeout": COMMAND_TIMEOUT, "timeout": CONNECT_TIMEOUT},
+            **pool,
         )
 
     def _sqlite(self) -> AsyncEngine:
@@ -297,7 +303,7 @@ class Database:
     async def _open_line(self) -> tuple[AsyncConnection, Any]:
         """Open a connection to keep, with asyncpg's part of it: to ask for that takes long."""
         try:
-            line = await self.engine.connect()
+            line = await self._direct.connect()
             return line, (await line.get_raw_connection()).driver_connection
         except Exception as exc:
             if is_away(exc):

@@ -87,8 +87,8 @@ class Engine:
         me = self._lease.id
         free = self._concurrency - len(self._tasks)
         if free and self._is_time_to_look():
-            for flow in await self._records.take_up(me, tuple(self._tasks), free):
-                self._start(group, flow.seq, partial(_at_once, flow))
+            for row in await self._records.take_up(me, tuple(self._tasks), free):
+                self._start(group, row.seq, partial(self._records.resume, row, me))
         while len(self._tasks) < self._concurrency and await self._more():
             row = self._candidates.popleft()
             self._start(group, row.seq, partial(self._records.begin, row, me))
@@ -156,12 +156,10 @@ class Engine:
             await self._records.break_off(seq, reason)
         except DatabaseAway:
             await self._pause()
+        except LostError:
+            log.info("defective workflow was ended elsewhere", seq=seq)
 
     async def _pause(self) -> None:
         with suppress(TimeoutError):
             async with asyncio.timeout(POLL):
                 await self._stopping.wait()
-
-
-async def _at_once(flow: Flow) -> Flow:
-    return flow

@@ -85,8 +85,8 @@ class Records:
             # What was read ahead may be another daemon's by now: that is nobody's fault.
             return None
 
-    async def take_up(self, me: str, known: Collection[int], limit: int) -> list[Flow]:
-        """Go on, as daemon *me*, with requests under way that no living daemon carries out.
+    async def take_up(self, me: str, known: Collection[int], limit: int) -> Sequence[Row[Any]]:
+        """Make requests under way that no living daemon carries out those of daemon *me*.
 
         Not with those whose number is among *known*, nor with those that await children.
         """
@@ -111,7 +111,7 @@ class Records:
 
     async def _take_up(
         self, me: str, interrupted: Select[Any], transaction: Transaction
-    ) -> list[Flow]:
+    ) -> Sequence[Row[Any]]:
         rows = await transaction.all(interrupted)
         await transaction.execute(
             update(request)
@@ -119,28 +119,26 @@ class Records:
             # A new epoch even where it was ours: what of the old one is on its way comes too late.
             .values(owner=me, epoch=request.c.epoch + 1)
         )
-        flows = [self._flow(row, me, row.epoch + 1) for row in rows]
-        for row, flow in zip(rows, flows, strict=True):
-            if row.owner == AWAITING:
-                await self._heed_children(flow, transaction)
-        return flows
+        return rows
 
-    async def _heed_children(self, flow: Flow, transaction: Transaction) -> None:
-        """Have no step begun where a child has failed."""
-        children = await transaction.all(
-            select(request.c.terminal)
-            .where(request.c.parent == flow.asked.workflow_id)
-            .order_by(request.c.seq)
-        )
+    async def resume(self, row: Row[Any], me: str) -> Flow:
+        """Go on with a request that was taken up, from what its row said before."""
+        flow = self._flow(row, me, row.epoch + 1)
+        if flow.journal.stage == 0 and flow.handler.children(flow.handler.read_plan(flow.plan)):
+            await self._heed_children(flow)
+        return flow
+
+    async def _heed_children(self, flow: Flow) -> None:
+        """Have no step begun where a child has failed: whoever goes on sees the same."""
+        async with self._database.read() as transaction:
+            children = await transaction.all(
+                select(request.c.terminal)
+                .where(request.c.parent == flow.asked.workflow_id)
+                .order_by(request.c.seq)
+            )
         failed = [row.terminal["error"] for row in children if "error" in row.terminal]
-        if not failed:
-            return
-        flow.journal.never_begin(failed[0])
-        await transaction.execute(
-            update(request)
-            .where(request.c.workflow_id == flow.asked.workflow_id)
-            .values(journal=flow.journal.to_json())
-        )
+        if failed:
+            flow.journal.never_begin(failed[0])
 
     async def _hold(self, row: Row[Any], transaction: Transaction) -> None:
         """Lock a waiting request: others who decide it wait, and then find it decided."""
