@@ -27,7 +27,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
 import asyncpg
 import structlog
@@ -265,7 +264,7 @@ def _measure(postgres: Postgres, rounds: int) -> None:
     url = postgres.url("bench")
     asyncio.run(migrated(url))
     has_dbos = "--no-dbos" not in sys.argv and importlib.util.find_spec("dbos") is not None
-    print(f"port {urlsplit(url).port}, {STEPS} steps, fsync on; workflows/s, best of {rounds}")
+    print(f"{STEPS} steps, fsync on; workflows/s, best of {rounds}")
     print("at once   floor    ccfd  x floor  CPU ms    DBOS   x DBOS")
     for at_once in AT_ONCE:
         bare = other = 0.0
