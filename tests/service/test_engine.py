@@ -1,6 +1,7 @@
 """The engine on a server: with the least that the settings allow, and beside what is broken."""
 
 import asyncio
+from typing import Any
 
 from sqlalchemy import insert
 
@@ -16,11 +17,12 @@ async def test_many_slices_pass_through_a_small_pool(database_url: str) -> None:
     small = Database(url=database_url, pool=2)
     harness = Harness(settings.model_copy(update={"database": small}), World())
     await harness.prepare()
+    life: tuple[tuple[str, dict[str, Any]], ...] = (
+        ("slice.create", {"gateway": False, "vms": [{"name": "a", **VM}]}),
+        ("slice.delete", {}),
+    )
     async with harness.running():
-        for kind, body in (
-            ("slice.create", {"gateway": False, "vms": [{"name": "a", **VM}]}),
-            ("slice.delete", {}),
-        ):
+        for kind, body in life:
             asked = [await harness.send(kind, slice=f"s{number}", **body) for number in range(8)]
             ended = await asyncio.gather(*(harness.terminal(one, 30) for one in asked))
             assert {one["outcome"] for one in ended} == {"succeeded"}
