@@ -96,7 +96,8 @@ class Daemon:
         # What only the reconciler sends is carried out like the rest, and refused from outside.
         ours = known | repairs(settings, self.metrics.repaired)
         self.intake = Intake(known, lambda _kind, reason: self.metrics.dead_letter(reason))
-        self.records = Records(self.database, ours, self.intake, self.metrics.ended)
+        effects = drivers or self._effects()
+        self.records = Records(self.database, ours, effects, self.intake, self.metrics.ended)
         self.interventions = Interventions(self.database, ours)
         self.lease = Lease(self.database)
         self.stream = Stream(self.database)
@@ -108,7 +109,7 @@ class Daemon:
             lambda: self.lease.leads,
         )
         self._runner = Runner(
-            drivers or self._effects(),
+            effects,
             self.records,
             Watching(self.metrics, self.stream, self.bus, self.database),
             held=lambda: self.lease.held,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Table, Text, cast, func, or_, select
@@ -13,8 +14,8 @@ from ccfd.sched.claims import state_of
 from ccfd.store import tables
 from ccfd.store.database import Transaction
 from ccfd.store.outbox import timestamp
-from ccfd.workflow.journal import Journal
-from ccfd.workflow.steps import Steps
+from ccfd.workflow.journal import Journal, StepRecord
+from ccfd.workflow.steps import Step, Steps
 
 Document = dict[str, Any]
 
@@ -130,27 +131,23 @@ async def _vm(row: Row[Any], _transaction: Transaction) -> Document:
     return vm_document(row)
 
 
-async def request_document(row: Row[Any], _transaction: Transaction) -> Document:
+async def request_document(row: Row[Any], transaction: Transaction) -> Document:
     """Describe a request with its steps."""
     terminal = row.terminal or {}
     ended = {
         name: terminal[name] for name in ("result", "error", "compensated") if name in terminal
     }
-    steps = []
-    if row.steps is not None:
-        flat = Steps.from_json(row.steps).flat
-        records = Journal.from_json(row.journal).records
-        steps = [
-            {
-                "name": step.name,
-                "state": record.state.value,
-                "attempts": record.attempts,
-                "started_at": record.started_at,
-                "ended_at": record.ended_at,
-                "error": record.error,
-            }
-            for step, record in zip(flat, records, strict=True)
-        ]
+    steps = [
+        {
+            "name": step.name,
+            "state": record.state.value,
+            "attempts": record.attempts,
+            "started_at": _moment(record.started_at),
+            "ended_at": _moment(record.ended_at),
+            "error": record.error,
+        }
+        for step, record in await _steps(row, transaction)
+    ]
     return {
         "request_id": row.request_id,
         "workflow_id": row.workflow_id,
@@ -163,6 +160,21 @@ async def request_document(row: Row[Any], _transaction: Transaction) -> Document
         "steps": steps,
         **ended,
     }
+
+
+async def _steps(row: Row[Any], transaction: Transaction) -> list[tuple[Step, StepRecord]]:
+    """Return the steps of a request, if it became a workflow, each with what became of it."""
+    log = await transaction.scalar(
+        select(tables.workflow.c.journal).where(tables.workflow.c.seq == row.seq)
+    )
+    if log is None:
+        return []
+    steps = Steps.from_json(row.steps)
+    return list(zip(steps.flat, Journal.read(log, steps).records, strict=True))
+
+
+def _moment(seconds: float | None) -> str | None:
+    return None if seconds is None else timestamp(datetime.fromtimestamp(seconds, UTC))
 
 
 async def history(name: str, transaction: Transaction) -> Document:
@@ -186,11 +198,9 @@ async def history(name: str, transaction: Transaction) -> Document:
     items = []
     for row in rows:
         document = await request_document(row, transaction)
-        if row.steps is not None:
-            flat = Steps.from_json(row.steps).flat
-            records = Journal.from_json(row.journal).records
-            for shown, step, record in zip(document["steps"], flat, records, strict=True):
-                shown |= {"args": step.args, "calls": record.calls}
+        steps = await _steps(row, transaction)
+        for shown, (step, record) in zip(document["steps"], steps, strict=True):
+            shown |= {"args": step.args, "calls": record.calls}
         message = {"correlation_id": row.correlation_id, "reply_to": row.reply_to}
         items.append({**document, "message": {**message, "body": row.body}})
     return {"items": items, "next": None}

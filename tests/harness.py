@@ -107,6 +107,7 @@ class Harness:
         self.records = Records(
             self.database,
             self.handlers,
+            world.effects(),
             self.intake,
             lambda kind, outcome, _s: self.ended.append((kind, outcome)),
         )

@@ -1,17 +1,16 @@
 """Inserts many rows in one statement: on PostgreSQL a column is an array (`unnest`)."""
 
-import json
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+from pydantic_core import to_json
 from sqlalchemy import JSON, Table, insert
 from sqlalchemy.engine import Dialect
 
 from ccfd.store.database import Transaction
 
 _JSON = (dict, list)
-_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 async def insert_all(
@@ -29,7 +28,7 @@ async def insert_all(
 
 def encoded(value: Any) -> Any:
     """Return what asyncpg is given for *value*: JSON goes as text."""
-    return _json(value) if type(value) in _JSON else value
+    return to_json(value).decode() if type(value) in _JSON else value
 
 
 @cache

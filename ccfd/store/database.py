@@ -279,15 +279,18 @@ class Database:
 
             yield Transaction(begin, self.clock())
 
-    async def fetch(self, statement: str, *arguments: Any) -> Sequence[Mapping[str, Any]]:
-        """Execute one PostgreSQL statement, a transaction of its own, and return its rows.
+    async def fetch_many(
+        self, statement: str, arguments: Sequence[Sequence[Any]]
+    ) -> Sequence[Mapping[str, Any]]:
+        """Execute a PostgreSQL statement with each of *arguments*; return all its rows.
 
-        For what is written many times a second: asyncpg alone, on a connection that is kept.
+        All or nothing, in one round trip: a transaction of their own. For what is written many
+        times a second: asyncpg alone, on a connection that is kept.
         Raises `DatabaseAway`, and `RaceLost` for what `run` would try again.
         """
         line, driver = self._lines.pop() if self._lines else await self._open_line()
         try:
-            rows: Sequence[Mapping[str, Any]] = await driver.fetch(statement, *arguments)
+            rows: Sequence[Mapping[str, Any]] = await driver.fetchmany(statement, arguments)
         except BaseException as exc:
             # What became of it is not known, or nobody waits for it any more.
             await asyncio.shield(_hang_up(line))

@@ -82,14 +82,11 @@ request = Table(
     Column("cancelled", Boolean, nullable=False, default=False, server_default=text("false")),
     Column("plan", Json),
     Column("steps", Json),
-    Column("journal", Json),
     Column("terminal", Json),
     Column("terminal_message_id", String(36), nullable=False),
     Column("received_at", UtcTime, nullable=False),
     Column("started_at", UtcTime),
     Column("ended_at", UtcTime),
-    Column("owner", String(36)),
-    Column("epoch", Integer, nullable=False, default=0, server_default=text("0")),
     CheckConstraint(
         "state IN ('queued', 'running', 'undoing', 'stuck', 'succeeded', 'failed')", name="state"
     ),
@@ -97,7 +94,6 @@ request = Table(
     CheckConstraint(
         "terminal IS NOT NULL OR state IN ('queued', 'running', 'undoing')", name="ends"
     ),
-    CheckConstraint("(owner IS NOT NULL) = (state IN ('running', 'undoing'))", name="owner"),
 )
 OPEN = "state IN ('queued', 'running', 'undoing')"
 RUNNING = "state IN ('running', 'undoing')"
@@ -128,6 +124,24 @@ Index(
     sqlite_where=text(OPEN),
 )
 Index("ix_request_ended_at", request.c.ended_at)
+
+# Written once a stage, so apart from the request that it carries out, and with room on each page
+# for its next version. Without an owner it has ended.
+workflow = Table(
+    "workflow",
+    metadata,
+    Column(
+        "seq",
+        Serial,
+        ForeignKey("request.seq", ondelete="CASCADE"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("owner", String(36)),
+    Column("epoch", Integer, nullable=False),
+    Column("journal", Text, nullable=False),
+    postgresql_with={"fillfactor": "50"},
+)
 
 daemon = Table(
     "daemon",

@@ -7,7 +7,7 @@ from sqlalchemy.engine import Row
 
 from ccfd.errors import Refused
 from ccfd.store.database import Database, Transaction
-from ccfd.store.tables import request
+from ccfd.store.tables import request, workflow
 from ccfd.workflow.handler import Handlers
 from ccfd.workflow.intake import REQUESTS
 from ccfd.workflow.journal import Journal
@@ -35,7 +35,8 @@ class Interventions:
             if row.state not in ("queued", "running"):
                 raise Refused("invalid_state", f"{request_id} is {row.state}: nothing to cancel")
             if row.state == "running":
-                steps, journal = Steps.from_json(row.steps), Journal.from_json(row.journal)
+                steps = Steps.from_json(row.steps)
+                journal = await self._journal(row, transaction)
                 if journal.stage >= steps.pivot and steps.pivot < len(steps.stages):
                     raise Refused(
                         "invalid_state", f"{request_id} ({row.type}) only goes forward now"
@@ -67,12 +68,15 @@ class Interventions:
             )
             if busy is not None:
                 raise Refused("invalid_state", f"{busy} runs for {row.key}: try again after it")
-            journal = Journal.from_json(row.journal)
+            journal = await self._journal(row, transaction)
             journal.stuck = False
             await transaction.execute(
-                update(request)
-                .where(request.c.seq == row.seq)
-                .values(state="undoing", owner=NOBODY, journal=journal.to_json())
+                update(request).where(request.c.seq == row.seq).values(state="undoing")
+            )
+            await transaction.execute(
+                update(workflow)
+                .where(workflow.c.seq == row.seq)
+                .values(owner=NOBODY, journal=workflow.c.journal + journal.line())
             )
             transaction.wake(REQUESTS)
 
@@ -87,7 +91,7 @@ class Interventions:
         async def write(transaction: Transaction) -> None:
             row = await self._stuck(request_id, transaction)
             handler = self._handlers[row.type]
-            error = Journal.from_json(row.journal).error or {}
+            error = (await self._journal(row, transaction)).error or {}
             await handler.forget(handler.read_plan(row.plan), error, transaction)
             await close(request.c.seq == row.seq, transaction)
 
@@ -98,6 +102,10 @@ class Interventions:
         if row.state != "stuck":
             raise Refused("invalid_state", f"{request_id} is {row.state}, not stuck")
         return row
+
+    async def _journal(self, row: Row[Any], transaction: Transaction) -> Journal:
+        log = await transaction.scalar(select(workflow.c.journal).where(workflow.c.seq == row.seq))
+        return Journal.read(log, Steps.from_json(row.steps))
 
     async def _find(self, request_id: str, transaction: Transaction) -> Row[Any]:
         row = await transaction.one(

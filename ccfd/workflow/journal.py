@@ -4,12 +4,19 @@ Pure: the runner asks `next_move`, carries it out, tells the journal, and stores
 stage: before the steps of a stage begin, the record that names that stage is durable. So after a
 crash the named stage's steps may or may not have happened, those before it have (going forward)
 and those after it have not; going backward it is the other way round.
+
+The stored form is a log, a line of JSON for each record: where the workflow stands, and what
+became of the steps that were touched since the line before. It only grows at its end, so a record
+costs the same however many steps there are.
 """
 
+import json
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
+
+from pydantic_core import to_json
 
 from ccfd.workflow.steps import Steps
 
@@ -26,41 +33,49 @@ class StepState(StrEnum):
 
 @dataclass(slots=True)
 class StepRecord:
-    """What became of one step; times are RFC 3339."""
+    """What became of one step; times are seconds since the epoch."""
 
     state: StepState = StepState.PENDING
     attempts: int = 0
-    started_at: str | None = None
-    ended_at: str | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
     error: dict[str, Any] | None = None
     value: dict[str, Any] | None = None
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return the stored form; what is at its default is left out."""
-        if not self.attempts:
-            return {"state": self.state}
-        stored: dict[str, Any] = {"state": self.state, "attempts": self.attempts}
-        for name in _MORE:
-            value = getattr(self, name)
-            if value is not None and value != []:
-                stored[name] = value
+        stored: dict[str, Any] = {
+            "state": self.state,
+            "attempts": self.attempts,
+            "started_at": self.started_at,
+            "ended_at": self.ended_at,
+        }
+        if self.error is not None:
+            stored["error"] = self.error
+        if self.value is not None:
+            stored["value"] = self.value
+        if self.calls:
+            stored["calls"] = self.calls
         return stored
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> "StepRecord":
+        """Read the stored form."""
+        return cls(**{**stored, "state": StepState(stored["state"])})
 
     def begin(self, now: datetime) -> None:
         """Note that the step's effect may happen from now on."""
         self.state = StepState.STARTED
-        self.started_at = self.started_at or now.isoformat()
+        if self.started_at is None:
+            self.started_at = now.timestamp()
         self.ended_at = None
 
     def end(self, state: StepState, now: datetime, error: dict[str, Any] | None = None) -> None:
         """Note how it ended."""
         self.state = state
-        self.ended_at = now.isoformat()
+        self.ended_at = now.timestamp()
         self.error = error
-
-
-_MORE = ("started_at", "ended_at", "error", "value", "calls")
 
 
 class Move(StrEnum):
@@ -75,13 +90,17 @@ class Move(StrEnum):
 
 @dataclass(slots=True)
 class Journal:
-    """Where a workflow stands: the stage under way, the direction, and every step's record."""
+    """Where a workflow stands: the stage under way, the direction, and every step's record.
+
+    `touched` holds the indexes of the records that have changed since the last line was stored.
+    """
 
     records: list[StepRecord]
     stage: int = 0
     backward: bool = False
     error: dict[str, Any] | None = None
-    stuck: bool = field(default=False)
+    stuck: bool = False
+    touched: set[int] = field(default_factory=set)
 
     @classmethod
     def fresh(cls, steps: Steps) -> "Journal":
@@ -89,23 +108,31 @@ class Journal:
         return cls([StepRecord() for _ in steps.flat])
 
     @classmethod
-    def from_json(cls, stored: dict[str, Any]) -> "Journal":
-        """Read the stored form."""
-        records = [
-            StepRecord(**{**record, "state": StepState(record["state"])})
-            for record in stored["records"]
-        ]
-        return cls(records, stored["stage"], stored["backward"], stored["error"], stored["stuck"])
+    def read(cls, log: str, steps: Steps) -> "Journal":
+        """Read the stored form: every line so far."""
+        journal = cls.fresh(steps)
+        for line in log.split("\n")[:-1]:
+            stored = json.loads(line)
+            for index, record in stored.pop("records").items():
+                journal.records[int(index)] = StepRecord.from_json(record)
+            journal.stage = stored["stage"]
+            journal.backward = stored["backward"]
+            journal.error = stored.get("error")
+            journal.stuck = stored.get("stuck", False)
+        return journal
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the stored form."""
-        return {
-            "records": [record.to_json() for record in self.records],
+    def line(self) -> str:
+        """Return what is to be added to the stored form."""
+        stored: dict[str, Any] = {
             "stage": self.stage,
             "backward": self.backward,
-            "error": self.error,
-            "stuck": self.stuck,
+            "records": {index: self.records[index].to_json() for index in self.touched},
         }
+        if self.error is not None:
+            stored["error"] = self.error
+        if self.stuck:
+            stored["stuck"] = True
+        return to_json(stored).decode() + "\n"
 
     def next_move(self, steps: Steps) -> Move:
         """Say what is to be done next."""

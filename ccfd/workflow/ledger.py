@@ -1,186 +1,192 @@
-"""How a workflow's row is written: begun, recorded, ended; what waits together shares a commit.
+"""How a workflow is written: begun, recorded, ended; what waits together shares a commit.
 
-Each write asks for the row's owner and epoch, so that a daemon that lost its lease can write
-nothing (docs/adr/0007). On PostgreSQL one statement writes any number of rows, and goes out alone
-where the handler has no statements of its own; else it is the last of their transaction. SQLite,
-which serves one daemon, takes the rows one by one.
+Each write asks for the workflow's owner and epoch, so that a daemon that lost its lease can write
+nothing (docs/adr/0007). On PostgreSQL an entry is one statement, which goes out with those of
+other workflows where its transaction has no statements of its own (docs/adr/0010), else as the
+last of them. SQLite, which serves one daemon, takes a statement for each table.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import (
-    ColumnElement,
-    FromClause,
-    Update,
-    exists,
-    func,
-    insert,
-    literal,
-    or_,
-    update,
-)
-from sqlalchemy.engine import Row
+from sqlalchemy import ColumnElement, FromClause, Update, exists, func, insert, literal, or_, update
 
 from ccfd.store.bulk import encoded
 from ccfd.store.database import Database, RaceLost, Transaction
-from ccfd.store.tables import Json, outbox, request
+from ccfd.store.tables import Json, outbox, request, workflow
 from ccfd.workflow.sharing import Sharing
 
 OPEN = ("queued", "running", "undoing")
 
 MOST = 64
-"""Rows that share a commit at most."""
+"""Entries that share a commit at most."""
 LANES = 2
 """Commits under way at once: while one is written, the next fills."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
-    """A waiting request has become a workflow of *owner*.
+class Begun(NamedTuple):
+    """A waiting request has become a workflow of *owner*, in its first epoch.
 
     Not one that has been cancelled, nor one that has to wait for another of its key.
     """
 
-    workflow_id: str
+    seq: int
     owner: str
-    epoch: int
     plan: dict[str, Any]
     steps: dict[str, Any]
-    journal: dict[str, Any]
     now: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
-    """A workflow of *owner* stands at *journal*."""
+class Recorded(NamedTuple):
+    """A workflow of *owner* has come as far as *line* of its journal says."""
 
-    workflow_id: str
+    seq: int
     owner: str
     epoch: int
-    state: str
-    journal: dict[str, Any]
+    line: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
-    """A request of *owner* (None: it never began) has ended, with *messages* for the outbox.
+class Undoing(NamedTuple):
+    """A workflow of *owner* has turned back, and come as far as *line* of its journal says."""
 
-    What the row has already stays: its first `terminal`, its `journal` where this one is None.
+    seq: int
+    owner: str
+    epoch: int
+    line: str
+
+
+class Ended(NamedTuple):
+    """A workflow of *owner* has ended, with *messages* for the outbox.
+
+    A result that it has already stays.
     """
 
-    workflow_id: str
-    owner: str | None
+    seq: int
+    owner: str
     epoch: int
+    line: str
     state: str
     terminal: dict[str, Any] | None
-    journal: dict[str, Any] | None
     now: datetime
     messages: list[dict[str, Any]]
 
 
-Entry = Begun | Recorded | Ended
+class Answered(NamedTuple):
+    """A waiting request has ended without becoming a workflow."""
+
+    seq: int
+    state: str
+    terminal: dict[str, Any]
+    now: datetime
+    messages: list[dict[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a written row says: whether its request has been cancelled, and when it came."""
-
-    cancelled: bool
-    received_at: datetime
+Entry = Begun | Recorded | Undoing | Ended | Answered
 
 
 class Ledger:
-    """Writes entries; each returns None when the row is not its daemon's any more."""
+    """Writes entries.
+
+    Each tells whether its request has been cancelled, or None when it is not its daemon's to
+    write any more.
+    """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._shared = {
-            kind: Sharing[Any, Told | None](
+            kind: Sharing[Any, bool | None](
                 partial(self._together, kind), most=MOST, lanes=LANES, alone=RaceLost
             )
-            for kind in _TOGETHER
+            for kind in _STATEMENTS
         }
 
-    async def write(self, entry: Entry, transaction: Transaction | None = None) -> Told | None:
+    async def write(self, entry: Entry, transaction: Transaction | None = None) -> bool | None:
         """Write *entry*, within *transaction* where that has begun (or there is no other way)."""
         if self._database.is_sqlite:
             if transaction is None:
-                return await self._database.run(partial(_write_alone, entry))
-            return await _write_alone(entry, transaction)
+                return await self._database.run(partial(_write_by_table, entry))
+            return await _write_by_table(entry, transaction)
         if transaction is None or not transaction.begun:
             return await self._shared[type(entry)](entry)
         connection = await transaction.connection()
-        rows = await connection.exec_driver_sql(_TOGETHER[type(entry)], tuple(_arrays([entry])))
+        rows = await connection.exec_driver_sql(_STATEMENTS[type(entry)], _values(entry))
         row = rows.first()
-        return None if row is None else Told(row.cancelled, row.received_at)
+        return None if row is None else row.cancelled
 
-    async def _together(self, kind: type[Entry], entries: Sequence[Entry]) -> list[Told | None]:
-        rows = await self._database.fetch(_TOGETHER[kind], *_arrays(entries))
-        told = {row["workflow_id"]: Told(row["cancelled"], row["received_at"]) for row in rows}
-        return [told.get(entry.workflow_id) for entry in entries]
-
-
-def _arrays(entries: Sequence[Entry]) -> list[list[Any]]:
-    """Return the entries' fields, one array each, as `unnest` takes them."""
-    return [
-        [encoded(getattr(entry, field.name)) for entry in entries] for field in fields(entries[0])
-    ]
+    async def _together(self, kind: type[Entry], entries: Sequence[Entry]) -> list[bool | None]:
+        rows = await self._database.fetch_many(_STATEMENTS[kind], list(map(_values, entries)))
+        told = {row["seq"]: row["cancelled"] for row in rows}
+        return [told.get(entry.seq) for entry in entries]
 
 
-# Rows are to be found by workflow_id, whatever PostgreSQL estimates, which lags behind a burst of
-# requests: hence `= ANY`, and no condition on `state`, which would match a partial index and have
-# it look through all that waits. Who waits has neither owner nor terminal result.
-_TOGETHER: dict[type[Entry], str] = {
+def _values(entry: Entry) -> tuple[Any, ...]:
+    """Return what the statement for *entry* takes."""
+    return tuple(map(encoded, entry))
+
+
+_SAY = """, said AS (
+    INSERT INTO outbox (message_id, exchange, routing_key, type, correlation_id, content_type,
+                        headers, body, slice, created_at)
+    SELECT m.message_id, m.exchange, m.routing_key, m.type, m.correlation_id, m.content_type,
+           m.headers, convert_to(m.body, 'UTF8'), m.slice, ended.now
+    FROM ended CROSS JOIN json_to_recordset(ended.messages)
+        AS m(message_id text, exchange text, routing_key text, type text, correlation_id text,
+             content_type text, headers json, body text, slice text)
+)
+SELECT seq, cancelled FROM ended"""
+
+# Who waits has neither begun nor a result. That is not asked of `state`: a condition on it matches
+# partial indexes, and without statistics PostgreSQL may look through one of them for `seq`.
+_STATEMENTS: dict[type[Entry], str] = {
     Begun: """
-        UPDATE request AS r
-        SET state = 'running', owner = v.owner, epoch = v.epoch, started_at = v.now,
-            plan = v.plan::json, steps = v.steps::json, journal = v.journal::json
-        FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[],
-                    $7::timestamptz[])
-            AS v(workflow_id, owner, epoch, plan, steps, journal, now)
-        WHERE r.workflow_id = ANY ($1) AND r.workflow_id = v.workflow_id AND r.epoch = v.epoch - 1
-            AND r.owner IS NULL AND r.terminal IS NULL AND NOT r.cancelled
-            AND NOT EXISTS (
-                SELECT FROM request AS o
-                WHERE o.key = r.key AND o.state IN ('queued', 'running', 'undoing')
-                    AND (o.seq < r.seq OR o.state <> 'queued') AND o.seq <> r.seq)
-        RETURNING r.workflow_id, r.cancelled, r.received_at""",
-    Recorded: """
-        UPDATE request AS r SET state = v.state, journal = v.journal::json
-        FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[])
-            AS v(workflow_id, owner, epoch, state, journal)
-        WHERE r.workflow_id = ANY ($1) AND r.workflow_id = v.workflow_id
-            AND r.owner = v.owner AND r.epoch = v.epoch
-        RETURNING r.workflow_id, r.cancelled, r.received_at""",
-    Ended: """
-        WITH ended AS (
+        WITH begun AS (
             UPDATE request AS r
-            SET state = v.state, owner = NULL,
-                terminal = coalesce(r.terminal, v.terminal::json),
-                journal = coalesce(v.journal::json, r.journal),
-                started_at = coalesce(r.started_at, v.now), ended_at = coalesce(r.ended_at, v.now)
-            FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[],
-                        $7::timestamptz[], $8::text[])
-                AS v(workflow_id, owner, epoch, state, terminal, journal, now, messages)
-            WHERE r.workflow_id = ANY ($1) AND r.workflow_id = v.workflow_id
-                AND r.owner IS NOT DISTINCT FROM v.owner
-                AND r.epoch = v.epoch AND (r.owner IS NOT NULL OR r.terminal IS NULL)
-            RETURNING r.workflow_id, r.cancelled, r.received_at, r.seq, v.now, v.messages
-        ), said AS (
-            INSERT INTO outbox (message_id, exchange, routing_key, type, correlation_id,
-                                content_type, headers, body, slice, created_at)
-            SELECT m.message_id, m.exchange, m.routing_key, m.type, m.correlation_id,
-                   m.content_type, m.headers, convert_to(m.body, 'UTF8'), m.slice, ended.now
-            FROM ended CROSS JOIN json_to_recordset(ended.messages::json)
-                AS m(message_id text, exchange text, routing_key text, type text,
-                     correlation_id text, content_type text, headers json, body text, slice text)
-            ORDER BY ended.seq
+            SET state = 'running', started_at = $5, plan = $3, steps = $4
+            WHERE r.seq = $1 AND r.started_at IS NULL AND r.terminal IS NULL AND NOT r.cancelled
+                AND NOT EXISTS (
+                    SELECT FROM request AS o
+                    WHERE o.key = r.key AND o.state IN ('queued', 'running', 'undoing')
+                        AND (o.seq < r.seq OR o.state <> 'queued') AND o.seq <> r.seq)
+            RETURNING r.seq, r.cancelled
+        ), made AS (
+            INSERT INTO workflow (seq, owner, epoch, journal)
+            SELECT seq, $2, 1, '' FROM begun
         )
-        SELECT workflow_id, cancelled, received_at FROM ended""",
+        SELECT seq, cancelled FROM begun""",
+    Recorded: """
+        UPDATE workflow AS w SET journal = journal || $4 FROM request AS r
+        WHERE w.seq = $1 AND w.owner = $2 AND w.epoch = $3 AND r.seq = $1
+        RETURNING r.seq, r.cancelled""",
+    Undoing: """
+        WITH recorded AS (
+            UPDATE workflow SET journal = journal || $4
+            WHERE seq = $1 AND owner = $2 AND epoch = $3
+            RETURNING seq
+        )
+        UPDATE request AS r SET state = 'undoing' FROM recorded WHERE r.seq = recorded.seq
+        RETURNING r.seq, r.cancelled""",
+    Ended: """
+        WITH recorded AS (
+            UPDATE workflow SET journal = journal || $4, owner = NULL
+            WHERE seq = $1 AND owner = $2 AND epoch = $3
+            RETURNING seq
+        ), ended AS (
+            UPDATE request AS r
+            SET state = $5, terminal = coalesce(r.terminal, $6),
+                ended_at = coalesce(r.ended_at, $7)
+            FROM recorded WHERE r.seq = recorded.seq
+            RETURNING r.seq, r.cancelled, $7::timestamptz AS now, $8::json AS messages
+        )"""
+    + _SAY,  # noqa: S608  constants
+    Answered: """
+        WITH ended AS (
+            UPDATE request AS r SET state = $2, terminal = $3, started_at = $4, ended_at = $4
+            WHERE r.seq = $1 AND r.started_at IS NULL AND r.terminal IS NULL
+            RETURNING r.seq, r.cancelled, $4::timestamptz AS now, $5::json AS messages
+        )"""
+    + _SAY,  # noqa: S608  constants
 }
 
 
@@ -199,13 +205,19 @@ def must_wait(one: FromClause) -> ColumnElement[bool]:
     )
 
 
-async def _write_alone(entry: Entry, transaction: Transaction) -> Told | None:
-    row: Row[Any] | None = await transaction.one(
-        _alone(entry).returning(request.c.cancelled, request.c.received_at)
-    )
+async def _write_by_table(entry: Entry, transaction: Transaction) -> bool | None:
+    """Write *entry* with a statement for each table, in the order of `_STATEMENTS`."""
+    if isinstance(entry, Recorded | Undoing | Ended):
+        recorded = await transaction.execute(_add_line(entry))
+        if recorded.rowcount != 1:
+            return None
+    row = await transaction.one(_change(entry).returning(request.c.cancelled))
     if row is None:
         return None
-    if isinstance(entry, Ended) and entry.messages:
+    if isinstance(entry, Begun):
+        values = {"seq": entry.seq, "owner": entry.owner, "epoch": 1, "journal": ""}
+        await transaction.execute(insert(workflow).values(values))
+    if isinstance(entry, Ended | Answered) and entry.messages:
         await transaction.execute(
             insert(outbox),
             [
@@ -213,35 +225,42 @@ async def _write_alone(entry: Entry, transaction: Transaction) -> Told | None:
                 for message in entry.messages
             ],
         )
-    return Told(row.cancelled, row.received_at)
+    cancelled: bool = row.cancelled
+    return cancelled
 
 
-def _alone(entry: Entry) -> Update:
-    mine = update(request).where(
-        request.c.workflow_id == entry.workflow_id,
-        request.c.owner.is_not_distinct_from(None if isinstance(entry, Begun) else entry.owner),
-        request.c.epoch == (entry.epoch - 1 if isinstance(entry, Begun) else entry.epoch),
-        request.c.state.in_(OPEN),
+def _add_line(entry: Recorded | Undoing | Ended) -> Update:
+    mine = update(workflow).where(
+        workflow.c.seq == entry.seq,
+        workflow.c.owner == entry.owner,
+        workflow.c.epoch == entry.epoch,
     )
+    values: dict[str, Any] = {"journal": workflow.c.journal + entry.line}
+    return mine.values(values | {"owner": None} if isinstance(entry, Ended) else values)
+
+
+def _change(entry: Entry) -> Update:
+    mine = update(request).where(request.c.seq == entry.seq)
+    waiting = mine.where(request.c.state == "queued")
     match entry:
         case Begun():
-            return mine.where(~request.c.cancelled, ~must_wait(request)).values(
-                state="running",
-                owner=entry.owner,
-                epoch=entry.epoch,
-                started_at=entry.now,
-                plan=entry.plan,
-                steps=entry.steps,
-                journal=entry.journal,
+            return waiting.where(~request.c.cancelled, ~must_wait(request)).values(
+                state="running", started_at=entry.now, plan=entry.plan, steps=entry.steps
             )
         case Recorded():
-            return mine.values(state=entry.state, journal=entry.journal)
+            return mine.values(state=request.c.state)
+        case Undoing():
+            return mine.values(state="undoing")
         case Ended():
             return mine.values(
                 state=entry.state,
-                owner=None,
                 terminal=func.coalesce(request.c.terminal, literal(entry.terminal, Json)),
-                journal=func.coalesce(literal(entry.journal, Json), request.c.journal),
-                started_at=func.coalesce(request.c.started_at, entry.now),
                 ended_at=func.coalesce(request.c.ended_at, entry.now),
+            )
+        case Answered():
+            return waiting.values(
+                state=entry.state,
+                terminal=entry.terminal,
+                started_at=entry.now,
+                ended_at=entry.now,
             )

@@ -1,24 +1,37 @@
 """How a workflow's state gets into the database, and out of it again."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any
 
-from sqlalchemy import ColumnElement, FromClause, Select, and_, exists, select, update
+import structlog
+from sqlalchemy import ColumnElement, FromClause, and_, exists, select, update
 from sqlalchemy.engine import Row
 
 from ccfd.errors import CcfdError, Refused
 from ccfd.requests.decode import Event
 from ccfd.store.database import Database, DatabaseAway, Transaction
 from ccfd.store.outbox import TOPIC
-from ccfd.store.tables import daemon, request
+from ccfd.store.tables import daemon, request, workflow
 from ccfd.workflow.handler import Child, Done, Handler, Handlers
 from ccfd.workflow.intake import REQUESTS, Intake
 from ccfd.workflow.journal import Journal
-from ccfd.workflow.ledger import OPEN, Begun, Ended, Ledger, Recorded, must_wait
+from ccfd.workflow.ledger import (
+    OPEN,
+    Answered,
+    Begun,
+    Ended,
+    Ledger,
+    Recorded,
+    Undoing,
+    must_wait,
+)
 from ccfd.workflow.results import Asked
 from ccfd.workflow.steps import Steps
+
+log = structlog.get_logger()
 
 # Told of every ended request: its type, its outcome, and the seconds since it was stored.
 Count = Callable[[str, str, float], None]
@@ -36,6 +49,7 @@ class Flow:
     """A workflow in memory: what was asked, what was planned, and where it stands."""
 
     asked: Asked
+    received_at: datetime
     handler: Handler[Any, Any]
     plan: dict[str, Any]
     steps: Steps
@@ -47,32 +61,47 @@ class Flow:
     answered: bool = False
 
 
-_WAITING = (
-    select(request).where(request.c.state == "queued", ~must_wait(request)).order_by(request.c.seq)
-)
-
-
 def _has_open_children(parent: FromClause) -> ColumnElement[bool]:
     child = request.alias()
     return exists().where(child.c.parent == parent.c.workflow_id, child.c.state.in_(OPEN))
 
 
 class Records:
-    """The stored side of the engine."""
+    """The stored side of the engine.
+
+    What it does not know, a type of requests or the name of an effect, is left to a daemon that
+    does: while ccfd is upgraded, an older and a newer one run side by side.
+    """
 
     def __init__(
-        self, database: Database, handlers: Handlers, intake: Intake, count: Count
+        self,
+        database: Database,
+        handlers: Handlers,
+        effects: Collection[str],
+        intake: Intake,
+        count: Count,
     ) -> None:
         self._database = database
         self._handlers = handlers
+        self._effects = frozenset(effects)
         self._intake = intake
         self._count = count
         self._ledger = Ledger(database)
+        self._foreign: set[int] = set()
+        self._waiting = (
+            select(request)
+            .where(
+                request.c.state == "queued",
+                request.c.type.in_(tuple(handlers)),
+                ~must_wait(request),
+            )
+            .order_by(request.c.seq)
+        )
 
     async def waiting(self, limit: int) -> Sequence[Row[Any]]:
         """Return, in stored order, the requests that are first in the queue of their key."""
         async with self._database.read() as transaction:
-            return await transaction.all(_WAITING.limit(limit))
+            return await transaction.all(self._waiting.limit(limit))
 
     async def begin(self, row: Row[Any], me: str) -> Flow | None:
         """Decide a waiting request as daemon *me*.
@@ -88,38 +117,55 @@ class Records:
     async def take_up(self, me: str, known: Collection[int], limit: int) -> Sequence[Row[Any]]:
         """Make requests under way that no living daemon carries out those of daemon *me*.
 
-        Not with those whose number is among *known*, nor with those that await children.
+        Not those whose number is among *known*, nor those that await children.
         """
         others = select(daemon.c.id).where(daemon.c.id != me)
-        interrupted = (
-            select(request)
-            .where(
-                request.c.state.in_(RUNNING),
-                request.c.owner.not_in(others),
-                request.c.seq.not_in(known),
-                ~and_(request.c.owner == AWAITING, _has_open_children(request)),
-            )
-            .order_by(request.c.seq)
-            .limit(limit)
+        interrupted = and_(
+            request.c.state.in_(RUNNING),
+            workflow.c.owner.not_in(others),
+            ~and_(workflow.c.owner == AWAITING, _has_open_children(request)),
         )
         async with self._database.read() as transaction:
-            if await transaction.one(interrupted) is None:
-                return []
-        return await self._database.run(
-            partial(self._take_up, me, interrupted.with_for_update(skip_locked=True))
-        )
+            found = await transaction.all(
+                select(request.c.seq).join(workflow).where(interrupted).order_by(request.c.seq)
+            )
+        free = [row.seq for row in found if row.seq not in known and row.seq not in self._foreign]
+        if not free:
+            return []
+        return await self._database.run(partial(self._take_up, me, interrupted, free[:limit]))
 
     async def _take_up(
-        self, me: str, interrupted: Select[Any], transaction: Transaction
+        self, me: str, interrupted: ColumnElement[bool], seqs: list[int], transaction: Transaction
     ) -> Sequence[Row[Any]]:
-        rows = await transaction.all(interrupted)
+        rows = await transaction.all(
+            select(request, workflow.c.owner, workflow.c.epoch, workflow.c.journal)
+            .join(workflow)
+            .where(interrupted, request.c.seq.in_(seqs))
+            .order_by(request.c.seq)
+            .with_for_update(skip_locked=True, of=workflow)
+        )
+        rows = list(self._readable(rows))
         await transaction.execute(
-            update(request)
-            .where(request.c.seq.in_([row.seq for row in rows]))
+            update(workflow)
+            .where(workflow.c.seq.in_([row.seq for row in rows]))
             # A new epoch even where it was ours: what of the old one is on its way comes too late.
-            .values(owner=me, epoch=request.c.epoch + 1)
+            .values(owner=me, epoch=workflow.c.epoch + 1)
         )
         return rows
+
+    def _readable(self, rows: Sequence[Row[Any]]) -> Iterable[Row[Any]]:
+        for row in rows:
+            names = {step.name for step in Steps.from_json(row.steps).flat}
+            if row.type in self._handlers and names <= self._effects:
+                yield row
+                continue
+            self._foreign.add(row.seq)
+            log.error(
+                "left to a daemon that knows its steps",
+                request=row.request_id,
+                type=row.type,
+                unknown=sorted(names - self._effects),
+            )
 
     async def resume(self, row: Row[Any], me: str) -> Flow:
         """Go on with a request that was taken up, from what its row said before."""
@@ -171,20 +217,36 @@ class Records:
         """End a request that a defect of ccfd keeps from going on."""
 
         async def write(transaction: Transaction) -> None:
-            row = await transaction.one(select(request).where(request.c.seq == seq))
+            row = await transaction.one(
+                select(request, workflow.c.owner, workflow.c.epoch)
+                .outerjoin(workflow)
+                .where(request.c.seq == seq)
+            )
             if row is None or row.state not in OPEN:
                 return
+            asked, now = Asked.of(row), transaction.now
             error = Refused("internal", f"{reason}; this is a defect of ccfd").document()
-            asked, planned = Asked.of(row), row.plan is not None
-            terminal = asked.failed(error, transaction.now, compensated=not planned)
-            state = "stuck" if planned else "failed"
-            await self._end(Ending(asked, row.owner, row.epoch), state, terminal, transaction)
+            terminal = asked.failed(error, now, compensated=row.owner is None)
+            if row.owner is None:
+                await self._answer(row, "failed", terminal, transaction)
+                return
+            answers = row.terminal is None
+            ended = Ended(
+                seq=seq,
+                owner=row.owner,
+                epoch=row.epoch,
+                line="",
+                state="stuck",
+                terminal=terminal if answers else None,
+                now=now,
+                messages=asked.answers(terminal) if answers else [],
+            )
+            await self._end(ended, asked, row.received_at, transaction)
 
         await self._database.run(write)
 
     async def _decide(self, row: Row[Any], me: str, transaction: Transaction) -> Flow | None:
         asked, handler = Asked.of(row), self._handlers[row.type]
-        ending = Ending(asked, None, row.epoch)
         body = handler.body.model_validate(row.body)
         try:
             if row.cancelled:
@@ -201,11 +263,11 @@ class Records:
             error = exc.document()
             error["details"] = {**error["details"], **details}
             terminal = asked.failed(error, transaction.now, compensated=True)
-            await self._end(ending, "failed", terminal, transaction)
+            await self._answer(row, "failed", terminal, transaction)
             return None
         if isinstance(decision, Done):
             terminal = asked.succeeded(decision.result, transaction.now)
-            await self._end(ending, "succeeded", terminal, transaction)
+            await self._answer(row, "succeeded", terminal, transaction)
             return None
         steps = handler.steps(decision)
         children = handler.children(decision)
@@ -213,27 +275,23 @@ class Records:
             await self._store(children, asked, transaction)
         flow = Flow(
             asked,
+            row.received_at,
             handler,
             handler.write_plan(decision),
             steps,
             Journal.fresh(steps),
             seq=row.seq,
             owner=AWAITING if children else me,
-            epoch=row.epoch + 1,
+            epoch=1,
         )
-        begun = await self._ledger.write(
-            Begun(
-                workflow_id=asked.workflow_id,
-                owner=flow.owner,
-                epoch=flow.epoch,
-                plan=flow.plan,
-                steps=steps.to_json(),
-                journal=flow.journal.to_json(),
-                now=transaction.now,
-            ),
-            transaction,
+        begun = Begun(
+            seq=flow.seq,
+            owner=flow.owner,
+            plan=flow.plan,
+            steps=steps.to_json(),
+            now=transaction.now,
         )
-        if begun is None:
+        if await self._ledger.write(begun, transaction) is None:
             raise LostError(asked.request_id)
         return None if children else flow
 
@@ -259,12 +317,14 @@ class Records:
             raise ValueError(f"{asked.type} cannot await such requests: {children}")
 
     def _flow(self, row: Row[Any], me: str, epoch: int) -> Flow:
+        steps = Steps.from_json(row.steps)
         return Flow(
             Asked.of(row),
+            row.received_at,
             self._handlers[row.type],
             row.plan,
-            Steps.from_json(row.steps),
-            Journal.from_json(row.journal),
+            steps,
+            Journal.read(row.journal, steps),
             seq=row.seq,
             owner=me,
             epoch=epoch,
@@ -274,18 +334,12 @@ class Records:
 
     async def record(self, flow: Flow) -> None:
         """Store where *flow* stands, and learn whether it has been cancelled."""
-        told = await self._ledger.write(
-            Recorded(
-                workflow_id=flow.asked.workflow_id,
-                owner=flow.owner,
-                epoch=flow.epoch,
-                state="undoing" if flow.journal.backward else "running",
-                journal=flow.journal.to_json(),
-            )
-        )
+        kind = Undoing if flow.journal.backward else Recorded
+        told = await self._ledger.write(kind(flow.seq, flow.owner, flow.epoch, flow.journal.line()))
         if told is None:
             raise LostError(flow.asked.request_id)
-        flow.cancelled = told.cancelled
+        flow.journal.touched.clear()
+        flow.cancelled = told
 
     async def settle(self, flow: Flow) -> None:
         """End *flow*: everything is done."""
@@ -295,7 +349,7 @@ class Records:
             values = [record.value for record in flow.journal.records]
             result = await flow.handler.settle(plan, values, transaction)
             terminal = flow.asked.succeeded(result, transaction.now)
-            await self._end(Ending.of(flow), "succeeded", terminal, transaction)
+            await self._end_flow(flow, "succeeded", terminal, transaction)
 
         await self._database.run(write)
 
@@ -308,7 +362,7 @@ class Records:
             details = await flow.handler.forget(plan, error, transaction)
             error["details"] = {**error.get("details", {}), **details}
             terminal = flow.asked.failed(error, transaction.now, compensated=True)
-            await self._end(Ending.of(flow), "failed", terminal, transaction)
+            await self._end_flow(flow, "failed", terminal, transaction)
 
         await self._database.run(write)
 
@@ -320,54 +374,57 @@ class Records:
             terminal = flow.asked.failed(
                 flow.journal.error or {}, transaction.now, compensated=False
             )
-            await self._end(Ending.of(flow), state, terminal, transaction)
+            await self._end_flow(flow, state, terminal, transaction)
 
         await self._database.run(write)
 
-    async def _end(
-        self, ending: "Ending", state: str, terminal: dict[str, Any], transaction: Transaction
+    async def _answer(
+        self, row: Row[Any], state: str, terminal: dict[str, Any], transaction: Transaction
     ) -> None:
-        """Store the end of a request, with its terminal result."""
-        asked = ending.asked
-        told = await self._ledger.write(
-            Ended(
-                workflow_id=asked.workflow_id,
-                owner=ending.owner,
-                epoch=ending.epoch,
-                state=state,
-                # Taken up again after its end: whoever asked has the answer already.
-                terminal=None if ending.answered else terminal,
-                journal=ending.journal,
-                now=transaction.now,
-                messages=[] if ending.answered else asked.answers(terminal),
-            ),
-            transaction,
+        """Store the end of a request that never became a workflow."""
+        asked = Asked.of(row)
+        answered = Answered(
+            seq=row.seq,
+            state=state,
+            terminal=terminal,
+            now=transaction.now,
+            messages=asked.answers(terminal),
         )
-        if told is None:
+        await self._end(answered, asked, row.received_at, transaction)
+
+    async def _end_flow(
+        self, flow: Flow, state: str, terminal: dict[str, Any], transaction: Transaction
+    ) -> None:
+        ended = Ended(
+            seq=flow.seq,
+            owner=flow.owner,
+            epoch=flow.epoch,
+            line=flow.journal.line(),
+            state=state,
+            # Taken up again after its end: whoever asked has the answer already.
+            terminal=None if flow.answered else terminal,
+            now=transaction.now,
+            messages=[] if flow.answered else flow.asked.answers(terminal),
+        )
+        await self._end(ended, flow.asked, flow.received_at, transaction)
+
+    async def _end(
+        self,
+        entry: Ended | Answered,
+        asked: Asked,
+        received_at: datetime,
+        transaction: Transaction,
+    ) -> None:
+        """Store the end of a request, and tell who waits for it."""
+        if await self._ledger.write(entry, transaction) is None:
             raise LostError(asked.request_id)
         transaction.wake(REQUESTS)
-        if ending.answered:
+        if entry.terminal is None:
             return
-        seconds = (transaction.now - told.received_at).total_seconds()
-        transaction.after(partial(self._count, asked.type, terminal["outcome"], seconds))
+        seconds = (transaction.now - received_at).total_seconds()
+        transaction.after(partial(self._count, asked.type, entry.terminal["outcome"], seconds))
         transaction.wake(TOPIC)
         transaction.wake(ENDED + asked.request_id)
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """Which request ends, and who may end it: *owner*, None for one that never began."""
-
-    asked: Asked
-    owner: str | None
-    epoch: int
-    journal: dict[str, Any] | None = None
-    answered: bool = False
-
-    @classmethod
-    def of(cls, flow: Flow) -> "Ending":
-        """Describe the end of *flow*."""
-        return cls(flow.asked, flow.owner, flow.epoch, flow.journal.to_json(), flow.answered)
 
 
 class Seen(CcfdError):

@@ -202,6 +202,7 @@ class Runner:
     ) -> CcfdError | None:
         """Act until it works, it is refused, or the retries are used up."""
         step = flow.steps.flat[index]
+        flow.journal.touched.add(index)
         retries = self._retries
         if flow.journal.backward or flow.journal.stage >= flow.steps.pivot:
             retries *= PERSISTENCE
@@ -209,7 +210,8 @@ class Runner:
             record.attempts += 1
             with collected() as calls:
                 error = await self._attempt(flow, step, act)
-            record.calls = [*record.calls, *calls][-KEPT:]
+            if calls:
+                record.calls = [*record.calls, *calls][-KEPT:]
             if error is None or not isinstance(error, Transient) or attempt > retries:
                 return error
             record.error = error.document()

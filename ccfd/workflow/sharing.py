@@ -70,6 +70,7 @@ class Sharing(Generic[J, R]):
                 except self._alone:
                     for one in group:
                         await self._together([one])
+                await asyncio.sleep(0)
         finally:
             self._busy -= 1
 

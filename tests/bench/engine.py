@@ -155,9 +155,10 @@ async def ours(url: str, at_once: int, count: int) -> tuple[float, float]:
     database = Database(settings.Database(url=url))
     handlers: Handlers = {Work.event: Work()}
     counted, lease = Counted(), Lease(database)
-    records = Records(database, handlers, Intake(handlers, lambda *_: None), lambda *_: None)
+    effects, intake = counted.effects(), Intake(handlers, lambda *_: None)
+    records = Records(database, handlers, effects, intake, lambda *_: None)
     runner = Runner(
-        counted.effects(),
+        effects,
         records,
         Silent(),
         held=lambda: lease.held,

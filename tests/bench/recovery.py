@@ -42,13 +42,15 @@ async def work(url: str) -> None:
     database = Database(settings.Database(url=url))
     handlers: Handlers = {Work.event: Work()}
     lease = Lease(database)
-    records = Records(database, handlers, Intake(handlers, lambda *_: None), lambda *_: None)
 
     async def do(_args: Trivial) -> None:
         await asyncio.sleep(STEP)
 
+    effects = {"work": Effect(Trivial, do, do)}
+    intake = Intake(handlers, lambda *_: None)
+    records = Records(database, handlers, effects, intake, lambda *_: None)
     runner = Runner(
-        {"work": Effect(Trivial, do, do)},
+        effects,
         records,
         Silent(),
         held=lambda: lease.held,

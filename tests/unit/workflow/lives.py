@@ -281,9 +281,10 @@ class Life:
         self.thaws = 0
         self.troubles: list[str] = []
         intake = Intake(handlers, lambda _kind, _code: None)
-        records = Records(self.link, handlers, intake, lambda _kind, _outcome, _seconds: None)
+        mine = effects(self)
+        records = Records(self.link, handlers, mine, intake, lambda *_: None)
         runner = Runner(
-            effects(self),
+            mine,
             records,
             Watched(),
             held=lambda: self.lease.held,

@@ -122,17 +122,11 @@ def upgrade() -> None:
         sa.Column("cancelled", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("plan", JSON, nullable=True),
         sa.Column("steps", JSON, nullable=True),
-        sa.Column("journal", JSON, nullable=True),
         sa.Column("terminal", JSON, nullable=True),
         sa.Column("terminal_message_id", sa.String(length=36), nullable=False),
         sa.Column("received_at", MOMENT, nullable=False),
         sa.Column("started_at", MOMENT, nullable=True),
         sa.Column("ended_at", MOMENT, nullable=True),
-        sa.Column("owner", sa.String(length=36), nullable=True),
-        sa.Column("epoch", sa.Integer(), server_default=sa.text("0"), nullable=False),
-        sa.CheckConstraint(
-            "(owner IS NOT NULL) = (state IN ('running', 'undoing'))", name=op.f("ck_request_owner")
-        ),
         sa.CheckConstraint(
             "state IN ('queued', 'running', 'undoing', 'stuck', 'succeeded', 'failed')",
             name=op.f("ck_request_state"),
@@ -176,6 +170,18 @@ def upgrade() -> None:
             sqlite_where=sa.text("state IN ('running', 'undoing')"),
         )
 
+    op.create_table(
+        "workflow",
+        sa.Column("seq", SERIAL, autoincrement=False, nullable=False),
+        sa.Column("owner", sa.String(length=36), nullable=True),
+        sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column("journal", sa.Text(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["seq"], ["request.seq"], name=op.f("fk_workflow_seq"), ondelete="CASCADE"
+        ),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_workflow")),
+        postgresql_with={"fillfactor": "50"},
+    )
     op.create_table(
         "slice",
         sa.Column("name", sa.String(length=63), nullable=False),
