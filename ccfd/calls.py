@@ -17,15 +17,20 @@ KEPT = 50
 _calls: ContextVar[list[dict[str, Any]] | None] = ContextVar("ccfd_calls", default=None)
 
 
-@contextmanager
-def collected() -> Iterator[list[dict[str, Any]]]:
+class collected:  # noqa: N801 - used as a function
     """Give the list that the block's calls are noted in, in the order in which they end."""
-    calls: list[dict[str, Any]] = []
-    token = _calls.set(calls)
-    try:
-        yield calls
-    finally:
-        _calls.reset(token)
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> list[dict[str, Any]]:
+        """Begin."""
+        calls: list[dict[str, Any]] = []
+        self._token = _calls.set(calls)
+        return calls
+
+    def __exit__(self, *_raised: object) -> None:
+        """End."""
+        _calls.reset(self._token)
 
 
 @contextmanager

@@ -3,11 +3,12 @@
 The rows stay as the log behind `GET /v1/events` until they are pruned.
 """
 
-import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
+
+from pydantic_core import to_json
 
 from ccfd.store.bulk import insert_all
 from ccfd.store.database import Transaction
@@ -21,12 +22,12 @@ TOPIC = "outbox"
 
 def timestamp(moment: datetime) -> str:
     """Format *moment* as RFC 3339 in UTC, to the millisecond."""
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def encode(body: dict[str, Any]) -> bytes:
     """Encode a message's body as JSON."""
-    return json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
+    return to_json(body)
 
 
 def messages(

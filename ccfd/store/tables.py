@@ -77,7 +77,7 @@ request = Table(
     Column("correlation_id", Text, nullable=False),
     Column("reply_to", Text),
     Column("traceparent", Text),
-    Column("workflow_id", String(36), nullable=False, unique=True),
+    Column("workflow_id", String(36), nullable=False),
     Column("parent", String(36)),
     Column("cancelled", Boolean, nullable=False, default=False, server_default=text("false")),
     Column("plan", Json),
@@ -97,6 +97,8 @@ request = Table(
 )
 OPEN = "state IN ('queued', 'running', 'undoing')"
 RUNNING = "state IN ('running', 'undoing')"
+CHILD = "parent IS NOT NULL"
+ENDED = "ended_at IS NOT NULL"
 Index(
     "uq_request_running_key",
     request.c.key,
@@ -118,12 +120,17 @@ Index(
     sqlite_where=text(OPEN),
 )
 Index(
-    "ix_request_open_child",
+    "ix_request_child",
     request.c.parent,
-    postgresql_where=text(OPEN),
-    sqlite_where=text(OPEN),
+    postgresql_where=text(CHILD),
+    sqlite_where=text(CHILD),
 )
-Index("ix_request_ended_at", request.c.ended_at)
+Index(
+    "ix_request_ended_at",
+    request.c.ended_at,
+    postgresql_where=text(ENDED),
+    sqlite_where=text(ENDED),
+)
 
 # Written once a stage, so apart from the request that it carries out, and with room on each page
 # for its next version. Without an owner it has ended.

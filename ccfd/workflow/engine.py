@@ -14,7 +14,7 @@ from ccfd.store.database import Database, DatabaseAway
 from ccfd.store.rounds import rounds
 from ccfd.workflow.intake import REQUESTS
 from ccfd.workflow.lease import Lease
-from ccfd.workflow.records import Flow, LostError, Records
+from ccfd.workflow.records import INTERRUPTED, Flow, LostError, Records
 from ccfd.workflow.runner import Runner, Stopping
 
 log = structlog.get_logger()
@@ -23,14 +23,17 @@ Begin = Callable[[], Awaitable[Flow | None]]
 
 POLL = 1.0
 LOOK = 0.05
-"""Seconds between two looks for interrupted requests: a round for each request that ends is
-enough for those that wait, and a look costs as much as a request."""
+"""Seconds between two looks for interrupted requests at least: one costs as much as a request."""
 AHEAD = 256
 """Waiting requests that are read at once."""
 
 
 class Engine:
-    """Runs up to `concurrency` workflows at once, one for a key, while it holds the lease."""
+    """Runs up to `concurrency` workflows at once, one for a key, while it holds the lease.
+
+    One whose steps are over makes room for the next before its end is stored; as many again may
+    be that far.
+    """
 
     def __init__(
         self,
@@ -47,12 +50,14 @@ class Engine:
         self._lease = lease
         self._concurrency = concurrency
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._at_rest: set[int] = set()
         self._candidates: deque[Row[Any]] = deque()
-        self._look_at = 0.0
+        self._looked_at = -POLL
         self._planned: asyncio.TimerHandle | None = None
+        self._interrupted = asyncio.Event()
         self._stopping = asyncio.Event()
         lease.on_loss = self._drop_all
-        lease.on_change = self._look_soon
+        lease.on_change = self._look
 
     def stop(self) -> None:
         """Begin nothing more; let each running workflow reach its next record."""
@@ -67,7 +72,10 @@ class Engine:
 
     async def run(self) -> None:
         """Run until `stop`, then until every workflow under way has reached a record."""
-        async with asyncio.TaskGroup() as group:
+        async with (
+            self._database.signals.listen(INTERRUPTED) as self._interrupted,
+            asyncio.TaskGroup() as group,
+        ):
             await rounds(
                 self._database,
                 REQUESTS,
@@ -76,36 +84,49 @@ class Engine:
                 until=self._stopping,
             )
 
-    def _look_soon(self) -> None:
-        """Look for interrupted requests in the next round: a daemon died, or this one began."""
-        self._look_at = 0.0
+    def _look(self) -> None:
+        """Look for interrupted requests in the next round."""
+        self._planned = None
+        self._interrupted.set()
         self._database.signals.wake(REQUESTS)
 
     async def _round(self, group: asyncio.TaskGroup) -> None:
         if not self._lease.held:
             return
         me = self._lease.id
-        free = self._concurrency - len(self._tasks)
+        free = self._free
         if free and self._is_time_to_look():
-            for row in await self._records.take_up(me, tuple(self._tasks), free):
+            rows = await self._records.take_up(me, tuple(self._tasks), free)
+            for row in rows:
                 self._start(group, row.seq, partial(self._records.resume, row, me))
-        while len(self._tasks) < self._concurrency and await self._more():
+            if len(rows) == free:
+                self._interrupted.set()
+        while self._free and await self._more():
             row = self._candidates.popleft()
             self._start(group, row.seq, partial(self._records.begin, row, me))
 
-    def _is_time_to_look(self) -> bool:
-        """Tell whether to look for interrupted requests in this round; if not, plan one for it."""
-        loop = asyncio.get_running_loop()
-        if loop.time() >= self._look_at:
-            self._look_at = loop.time() + LOOK
-            return True
-        if self._planned is None:
-            self._planned = loop.call_at(self._look_at, self._look_as_planned)
-        return False
+    @property
+    def _free(self) -> int:
+        known = len(self._tasks)
+        acting = known - len(self._at_rest)
+        return max(0, min(self._concurrency - acting, 2 * self._concurrency - known))
 
-    def _look_as_planned(self) -> None:
-        self._planned = None
-        self._database.signals.wake(REQUESTS)
+    def _is_time_to_look(self) -> bool:
+        """Tell whether to look for interrupted requests in this round.
+
+        When somebody says that there may be some, and sometimes though nobody did.
+        """
+        loop = asyncio.get_running_loop()
+        ago = loop.time() - self._looked_at
+        if not self._interrupted.is_set() and ago < POLL:
+            return False
+        if ago < LOOK:
+            if self._planned is None:
+                self._planned = loop.call_at(self._looked_at + LOOK, self._look)
+            return False
+        self._interrupted.clear()
+        self._looked_at = loop.time()
+        return True
 
     async def _more(self) -> bool:
         """Tell whether a request waits; ask the database when none is known.
@@ -130,6 +151,11 @@ class Engine:
 
     def _ended(self, seq: int, _task: asyncio.Task[None]) -> None:
         del self._tasks[seq]
+        self._at_rest.discard(seq)
+        self._database.signals.wake(REQUESTS)
+
+    def _rest(self, seq: int) -> None:
+        self._at_rest.add(seq)
         self._database.signals.wake(REQUESTS)
 
     async def _carry_out(self, seq: int, begin: Begin) -> None:
@@ -137,10 +163,11 @@ class Engine:
         try:
             flow = await begin()
             if flow is not None:
-                await self._runner.run(flow)
+                await self._runner.run(flow, partial(self._rest, seq))
         except DatabaseAway as exc:
             # What was recorded stands; what was not is done again.
             log.warning("workflow waits for the database", reason=exc.message)
+            self._interrupted.set()
             await self._pause()
         except Stopping:
             log.info("workflow left for the next start", seq=seq)
@@ -155,6 +182,7 @@ class Engine:
         try:
             await self._records.break_off(seq, reason)
         except DatabaseAway:
+            self._interrupted.set()
             await self._pause()
         except LostError:
             log.info("defective workflow was ended elsewhere", seq=seq)

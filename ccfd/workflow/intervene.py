@@ -11,6 +11,7 @@ from ccfd.store.tables import request, workflow
 from ccfd.workflow.handler import Handlers
 from ccfd.workflow.intake import REQUESTS
 from ccfd.workflow.journal import Journal
+from ccfd.workflow.records import INTERRUPTED
 from ccfd.workflow.steps import Steps
 
 NOBODY = "nobody"
@@ -78,6 +79,7 @@ class Interventions:
                 .where(workflow.c.seq == row.seq)
                 .values(owner=NOBODY, journal=workflow.c.journal + journal.line())
             )
+            transaction.wake(INTERRUPTED)
             transaction.wake(REQUESTS)
 
         await self._database.run(write)

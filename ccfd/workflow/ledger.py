@@ -179,14 +179,14 @@ _STATEMENTS: dict[type[Entry], str] = {
             FROM recorded WHERE r.seq = recorded.seq
             RETURNING r.seq, r.cancelled, $7::timestamptz AS now, $8::json AS messages
         )"""
-    + _SAY,  # noqa: S608  constants
+    + _SAY,
     Answered: """
         WITH ended AS (
             UPDATE request AS r SET state = $2, terminal = $3, started_at = $4, ended_at = $4
             WHERE r.seq = $1 AND r.started_at IS NULL AND r.terminal IS NULL
             RETURNING r.seq, r.cancelled, $4::timestamptz AS now, $5::json AS messages
         )"""
-    + _SAY,  # noqa: S608  constants
+    + _SAY,
 }
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, FromClause, and_, exists, select, update
+from sqlalchemy import ColumnElement, FromClause, and_, bindparam, exists, select, update
 from sqlalchemy.engine import Row
 
 from ccfd.errors import CcfdError, Refused
@@ -35,6 +35,9 @@ log = structlog.get_logger()
 
 # Told of every ended request: its type, its outcome, and the seconds since it was stored.
 Count = Callable[[str, str, float], None]
+
+INTERRUPTED = "interrupted"
+"""The topic that is woken when a request under way may be without a daemon."""
 
 RUNNING = ("running", "undoing")
 ENDED = "ended:"
@@ -66,6 +69,21 @@ def _has_open_children(parent: FromClause) -> ColumnElement[bool]:
     return exists().where(child.c.parent == parent.c.workflow_id, child.c.state.in_(OPEN))
 
 
+_READ_AHEAD = tuple(
+    request.c[name] for name in (*Asked.__slots__, "seq", "body", "cancelled", "received_at")
+)
+_INTERRUPTED = (
+    select(request.c.seq)
+    .join(workflow)
+    .where(
+        request.c.state.in_(RUNNING),
+        workflow.c.owner.not_in(select(daemon.c.id).where(daemon.c.id != bindparam("me"))),
+        ~and_(workflow.c.owner == AWAITING, _has_open_children(request)),
+    )
+    .order_by(request.c.seq)
+)
+
+
 class Records:
     """The stored side of the engine.
 
@@ -89,7 +107,7 @@ class Records:
         self._ledger = Ledger(database)
         self._foreign: set[int] = set()
         self._waiting = (
-            select(request)
+            select(*_READ_AHEAD)
             .where(
                 request.c.state == "queued",
                 request.c.type.in_(tuple(handlers)),
@@ -119,29 +137,20 @@ class Records:
 
         Not those whose number is among *known*, nor those that await children.
         """
-        others = select(daemon.c.id).where(daemon.c.id != me)
-        interrupted = and_(
-            request.c.state.in_(RUNNING),
-            workflow.c.owner.not_in(others),
-            ~and_(workflow.c.owner == AWAITING, _has_open_children(request)),
-        )
         async with self._database.read() as transaction:
-            found = await transaction.all(
-                select(request.c.seq).join(workflow).where(interrupted).order_by(request.c.seq)
-            )
+            found = await transaction.all(_INTERRUPTED.params(me=me))
         free = [row.seq for row in found if row.seq not in known and row.seq not in self._foreign]
         if not free:
             return []
-        return await self._database.run(partial(self._take_up, me, interrupted, free[:limit]))
+        return await self._database.run(partial(self._take_up, me, free[:limit]))
 
     async def _take_up(
-        self, me: str, interrupted: ColumnElement[bool], seqs: list[int], transaction: Transaction
+        self, me: str, seqs: list[int], transaction: Transaction
     ) -> Sequence[Row[Any]]:
         rows = await transaction.all(
-            select(request, workflow.c.owner, workflow.c.epoch, workflow.c.journal)
-            .join(workflow)
-            .where(interrupted, request.c.seq.in_(seqs))
-            .order_by(request.c.seq)
+            _INTERRUPTED.params(me=me)
+            .with_only_columns(request, workflow.c.epoch, workflow.c.journal)
+            .where(request.c.seq.in_(seqs))
             .with_for_update(skip_locked=True, of=workflow)
         )
         rows = list(self._readable(rows))
@@ -419,6 +428,8 @@ class Records:
         if await self._ledger.write(entry, transaction) is None:
             raise LostError(asked.request_id)
         transaction.wake(REQUESTS)
+        if asked.parent is not None:
+            transaction.wake(INTERRUPTED)
         if entry.terminal is None:
             return
         seconds = (transaction.now - received_at).total_seconds()

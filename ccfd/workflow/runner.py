@@ -21,6 +21,9 @@ PERSISTENCE = 3
 """Times the retries that an undo has, and a step after the pivot: giving up leaves something."""
 
 
+_ACTS = (Move.RUN, Move.UNDO)
+
+
 class Journaled(Protocol):
     """Where a flow's state is kept."""
 
@@ -79,20 +82,21 @@ class Runner:
         self._random = random
         self.stopping = asyncio.Event()
 
-    async def run(self, flow: Flow) -> None:
-        """Carry *flow* to its end. Raises `Stopping` between two stages when asked to stop."""
-        while True:
-            match flow.journal.next_move(flow.steps):
-                case Move.RUN:
-                    await self._forward(flow)
-                case Move.UNDO:
-                    await self._backward(flow)
-                case Move.SETTLE:
-                    return await self._records.settle(flow)
-                case Move.FORGET:
-                    return await self._records.forget(flow)
-                case Move.ABANDON:
-                    return await self._records.abandon(flow)
+    async def run(self, flow: Flow, at_rest: Callable[[], None] = lambda: None) -> None:
+        """Carry *flow* to its end. Raises `Stopping` between two stages when asked to stop.
+
+        Calls *at_rest* when no step is left, and only its end is still to be stored.
+        """
+        while (move := flow.journal.next_move(flow.steps)) in _ACTS:
+            await (self._forward(flow) if move is Move.RUN else self._backward(flow))
+        at_rest()
+        match move:
+            case Move.SETTLE:
+                await self._records.settle(flow)
+            case Move.FORGET:
+                await self._records.forget(flow)
+            case _:
+                await self._records.abandon(flow)
 
     async def _forward(self, flow: Flow) -> None:
         """Do the stage under way; then record the next one, or the turn."""
@@ -115,7 +119,7 @@ class Runner:
         else:
             journal.advance()
         # The record after the last stage is the settlement itself.
-        if journal.next_move(steps) in (Move.RUN, Move.UNDO):
+        if journal.next_move(steps) in _ACTS:
             await self._record(flow)
 
     async def _backward(self, flow: Flow) -> None:

@@ -5,6 +5,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+QUIET = 16
+"""Calls in a row with one job after which the next job does not wait for company."""
+
 J = TypeVar("J")
 R = TypeVar("R")
 
@@ -12,9 +15,9 @@ R = TypeVar("R")
 class Sharing(Generic[J, R]):
     """Hands jobs to *write*, at most *most* at once, in at most *lanes* calls at a time.
 
-    A job that comes while every lane is busy waits for the next call, with all that wait. When a
-    call with several fails by an error of *alone*, each of them is tried on its own; any other
-    error is everybody's.
+    Those who were told together come back together: the more they are, the less each costs. When
+    a call with several jobs fails by an error of *alone*, each of them is tried on its own; any
+    other error is everybody's.
     """
 
     def __init__(
@@ -31,11 +34,12 @@ class Sharing(Generic[J, R]):
         self._alone = alone
         self._waiting: deque[tuple[J, asyncio.Future[R]]] = deque()
         self._busy = 0
+        self._quiet = QUIET
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __call__(self, job: J) -> R:
         """Have *job* written; return what *write* returned for it, in its place."""
-        if not self._busy:
+        if not self._busy and self._quiet >= QUIET:
             return await self._at_once(job)
         told: asyncio.Future[R] = asyncio.get_running_loop().create_future()
         self._waiting.append((job, told))
@@ -43,7 +47,7 @@ class Sharing(Generic[J, R]):
         return await told
 
     async def _at_once(self, job: J) -> R:
-        """Write without detour: nobody is there to share with."""
+        """Write without detour: there was nobody to share with lately."""
         self._busy += 1
         try:
             (result,) = await self._write([job])
@@ -64,12 +68,14 @@ class Sharing(Generic[J, R]):
         try:
             while self._waiting:
                 count = min(len(self._waiting), self._most)
+                self._quiet = self._quiet + 1 if count == 1 else 0
                 group = [self._waiting.popleft() for _ in range(count)]
                 try:
                     await self._together(group)
                 except self._alone:
                     for one in group:
                         await self._together([one])
+                # Those who were told may come back at once, and together.
                 await asyncio.sleep(0)
         finally:
             self._busy -= 1

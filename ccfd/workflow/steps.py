@@ -79,7 +79,8 @@ class Steps:
 def each(name: str, values: Iterable[Any]) -> Stage:
     """Have the effect *name* once for each of *values* (frozen dataclasses), side by side."""
     return tuple(
-        Step(name, adapter(type(value)).dump_python(value, mode="json")) for value in values
+        Step(name, adapter(type(value)).serializer.to_python(value, mode="json"))
+        for value in values
     )
 
 
@@ -109,7 +110,7 @@ class Effect(Generic[A]):
 
     def read(self, args: dict[str, Any]) -> A:
         """Make the argument of its stored form."""
-        made: A = adapter(self.takes).validate_python(args)
+        made: A = adapter(self.takes).validator.validate_python(args)
         return made
 
 

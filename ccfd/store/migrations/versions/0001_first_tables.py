@@ -137,16 +137,21 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_request")),
         sa.UniqueConstraint("request_id", name=op.f("uq_request_request_id")),
-        sa.UniqueConstraint("workflow_id", name=op.f("uq_request_workflow_id")),
     )
     with op.batch_alter_table("request", schema=None) as batch_op:
-        batch_op.create_index("ix_request_ended_at", ["ended_at"], unique=False)
         batch_op.create_index(
-            "ix_request_open_child",
+            "ix_request_child",
             ["parent"],
             unique=False,
-            postgresql_where=sa.text("state IN ('queued', 'running', 'undoing')"),
-            sqlite_where=sa.text("state IN ('queued', 'running', 'undoing')"),
+            postgresql_where=sa.text("parent IS NOT NULL"),
+            sqlite_where=sa.text("parent IS NOT NULL"),
+        )
+        batch_op.create_index(
+            "ix_request_ended_at",
+            ["ended_at"],
+            unique=False,
+            postgresql_where=sa.text("ended_at IS NOT NULL"),
+            sqlite_where=sa.text("ended_at IS NOT NULL"),
         )
         batch_op.create_index(
             "ix_request_open",
