@@ -146,6 +146,7 @@ workflow = Table(
     ),
     Column("owner", String(36)),
     Column("epoch", Integer, nullable=False),
+    Column("cancelled", Boolean, nullable=False, default=False, server_default=text("false")),
     Column("journal", Text, nullable=False),
     postgresql_with={"fillfactor": "50"},
 )

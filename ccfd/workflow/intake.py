@@ -8,7 +8,7 @@ from typing import Any, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, and_, select, update
 from sqlalchemy.engine import Row
 
 from ccfd.errors import CcfdError, Refused
@@ -191,16 +191,26 @@ class Batch:
     async def _cancel(asked: Asked, cancels: frozenset[str], transaction: Transaction) -> None:
         later = tables.request.alias()
         seq = select(later.c.seq).where(later.c.request_id == asked.request_id).scalar_subquery()
-        await transaction.execute(
-            update(tables.request)
-            .where(
-                tables.request.c.key == asked.key,
-                tables.request.c.seq < seq,
-                tables.request.c.state.in_(("queued", "running", "undoing")),
-                tables.request.c.type.in_(cancels),
-            )
-            .values(cancelled=True)
+        which = and_(
+            tables.request.c.key == asked.key,
+            tables.request.c.seq < seq,
+            tables.request.c.state.in_(("queued", "running", "undoing")),
+            tables.request.c.type.in_(cancels),
         )
+        await cancel(which, transaction)
+
+
+async def cancel(which: ColumnElement[bool], transaction: Transaction) -> None:
+    """Have requests turned back: those that wait before they begin, others at their next record."""
+    # In this order: who begins in between is seen by the second statement.
+    rows = await transaction.all(
+        update(tables.request).where(which).values(cancelled=True).returning(tables.request.c.seq)
+    )
+    await transaction.execute(
+        update(tables.workflow)
+        .where(tables.workflow.c.seq.in_([row.seq for row in rows]))
+        .values(cancelled=True)
+    )
 
 
 def _row(asked: Asked) -> dict[str, Any]:

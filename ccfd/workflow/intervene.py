@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, or_, select, update
+from sqlalchemy import ColumnElement, and_, or_, select, update
 from sqlalchemy.engine import Row
 
 from ccfd.errors import Refused
 from ccfd.store.database import Database, Transaction
 from ccfd.store.tables import request, workflow
 from ccfd.workflow.handler import Handlers
-from ccfd.workflow.intake import REQUESTS
+from ccfd.workflow.intake import REQUESTS, cancel
 from ccfd.workflow.journal import Journal
 from ccfd.workflow.records import INTERRUPTED
 from ccfd.workflow.steps import Steps
@@ -42,14 +42,8 @@ class Interventions:
                     raise Refused(
                         "invalid_state", f"{request_id} ({row.type}) only goes forward now"
                     )
-            await transaction.execute(
-                update(request)
-                .where(
-                    or_(request.c.seq == row.seq, request.c.parent == row.workflow_id),
-                    request.c.state.in_(("queued", "running")),
-                )
-                .values(cancelled=True)
-            )
+            mine = or_(request.c.seq == row.seq, request.c.parent == row.workflow_id)
+            await cancel(and_(mine, request.c.state.in_(("queued", "running"))), transaction)
             transaction.wake(REQUESTS)
 
         await self._database.run(write)

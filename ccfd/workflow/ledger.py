@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, FromClause, Update, exists, func, insert, literal, or_, update
+from sqlalchemy.engine import Row
 
 from ccfd.store.bulk import encoded
 from ccfd.store.database import Database, RaceLost, Transaction
@@ -139,6 +140,7 @@ SELECT seq, cancelled FROM ended"""
 
 # Who waits has neither begun nor a result. That is not asked of `state`: a condition on it matches
 # partial indexes, and without statistics PostgreSQL may look through one of them for `seq`.
+# ruff: noqa: S608 - constants
 _STATEMENTS: dict[type[Entry], str] = {
     Begun: """
         WITH begun AS (
@@ -156,9 +158,9 @@ _STATEMENTS: dict[type[Entry], str] = {
         )
         SELECT seq, cancelled FROM begun""",
     Recorded: """
-        UPDATE workflow AS w SET journal = journal || $4 FROM request AS r
-        WHERE w.seq = $1 AND w.owner = $2 AND w.epoch = $3 AND r.seq = $1
-        RETURNING r.seq, r.cancelled""",
+        UPDATE workflow SET journal = journal || $4
+        WHERE seq = $1 AND owner = $2 AND epoch = $3
+        RETURNING seq, cancelled""",
     Undoing: """
         WITH recorded AS (
             UPDATE workflow SET journal = journal || $4
@@ -207,17 +209,17 @@ def must_wait(one: FromClause) -> ColumnElement[bool]:
 
 async def _write_by_table(entry: Entry, transaction: Transaction) -> bool | None:
     """Write *entry* with a statement for each table, in the order of `_STATEMENTS`."""
+    row: Row[Any] | None = None
     if isinstance(entry, Recorded | Undoing | Ended):
-        recorded = await transaction.execute(_add_line(entry))
-        if recorded.rowcount != 1:
+        row = await transaction.one(_add_line(entry).returning(workflow.c.cancelled))
+        if row is None:
             return None
-    row = await transaction.one(_change(entry).returning(request.c.cancelled))
-    if row is None:
-        return None
-    if isinstance(entry, Begun):
+    if not isinstance(entry, Recorded):
+        row = await transaction.one(_change(entry).returning(request.c.cancelled))
+    if isinstance(entry, Begun) and row is not None:
         values = {"seq": entry.seq, "owner": entry.owner, "epoch": 1, "journal": ""}
         await transaction.execute(insert(workflow).values(values))
-    if isinstance(entry, Ended | Answered) and entry.messages:
+    if isinstance(entry, Ended | Answered) and entry.messages and row is not None:
         await transaction.execute(
             insert(outbox),
             [
@@ -225,8 +227,7 @@ async def _write_by_table(entry: Entry, transaction: Transaction) -> bool | None
                 for message in entry.messages
             ],
         )
-    cancelled: bool = row.cancelled
-    return cancelled
+    return None if row is None else row.cancelled
 
 
 def _add_line(entry: Recorded | Undoing | Ended) -> Update:
@@ -239,7 +240,7 @@ def _add_line(entry: Recorded | Undoing | Ended) -> Update:
     return mine.values(values | {"owner": None} if isinstance(entry, Ended) else values)
 
 
-def _change(entry: Entry) -> Update:
+def _change(entry: Begun | Undoing | Ended | Answered) -> Update:
     mine = update(request).where(request.c.seq == entry.seq)
     waiting = mine.where(request.c.state == "queued")
     match entry:
@@ -247,8 +248,6 @@ def _change(entry: Entry) -> Update:
             return waiting.where(~request.c.cancelled, ~must_wait(request)).values(
                 state="running", started_at=entry.now, plan=entry.plan, steps=entry.steps
             )
-        case Recorded():
-            return mine.values(state=request.c.state)
         case Undoing():
             return mine.values(state="undoing")
         case Ended():

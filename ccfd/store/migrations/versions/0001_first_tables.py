@@ -180,6 +180,7 @@ def upgrade() -> None:
         sa.Column("seq", SERIAL, autoincrement=False, nullable=False),
         sa.Column("owner", sa.String(length=36), nullable=True),
         sa.Column("epoch", sa.Integer(), nullable=False),
+        sa.Column("cancelled", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("journal", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(
             ["seq"], ["request.seq"], name=op.f("fk_workflow_seq"), ondelete="CASCADE"
