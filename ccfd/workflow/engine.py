@@ -117,15 +117,15 @@ class Engine:
         When somebody says that there may be some, and sometimes though nobody did.
         """
         loop = asyncio.get_running_loop()
-        ago = loop.time() - self._looked_at
-        if not self._interrupted.is_set() and ago < POLL:
+        now, earliest = loop.time(), self._looked_at + LOOK
+        if not self._interrupted.is_set() and now < self._looked_at + POLL:
             return False
-        if ago < LOOK:
+        if now < earliest:
             if self._planned is None:
-                self._planned = loop.call_at(self._looked_at + LOOK, self._look)
+                self._planned = loop.call_at(earliest, self._look)
             return False
         self._interrupted.clear()
-        self._looked_at = loop.time()
+        self._looked_at = now
         return True
 
     async def _more(self) -> bool:

@@ -72,6 +72,15 @@ def _has_open_children(parent: FromClause) -> ColumnElement[bool]:
 _READ_AHEAD = tuple(
     request.c[name] for name in (*Asked.__slots__, "seq", "body", "cancelled", "received_at")
 )
+_WAITING = (
+    select(*_READ_AHEAD)
+    .where(
+        request.c.state == "queued",
+        request.c.type.in_(bindparam("types", expanding=True)),
+        ~must_wait(request),
+    )
+    .order_by(request.c.seq)
+)
 _INTERRUPTED = (
     select(request.c.seq)
     .join(workflow)
@@ -101,25 +110,17 @@ class Records:
     ) -> None:
         self._database = database
         self._handlers = handlers
-        self._effects = frozenset(effects)
+        self._effects = effects
         self._intake = intake
         self._count = count
         self._ledger = Ledger(database)
         self._foreign: set[int] = set()
-        self._waiting = (
-            select(*_READ_AHEAD)
-            .where(
-                request.c.state == "queued",
-                request.c.type.in_(tuple(handlers)),
-                ~must_wait(request),
-            )
-            .order_by(request.c.seq)
-        )
 
     async def waiting(self, limit: int) -> Sequence[Row[Any]]:
         """Return, in stored order, the requests that are first in the queue of their key."""
+        known = _WAITING.params(types=list(self._handlers))
         async with self._database.read() as transaction:
-            return await transaction.all(self._waiting.limit(limit))
+            return await transaction.all(known.limit(limit))
 
     async def begin(self, row: Row[Any], me: str) -> Flow | None:
         """Decide a waiting request as daemon *me*.
@@ -165,7 +166,8 @@ class Records:
     def _readable(self, rows: Sequence[Row[Any]]) -> Iterable[Row[Any]]:
         for row in rows:
             names = {step.name for step in Steps.from_json(row.steps).flat}
-            if row.type in self._handlers and names <= self._effects:
+            unknown = sorted(name for name in names if name not in self._effects)
+            if row.type in self._handlers and not unknown:
                 yield row
                 continue
             self._foreign.add(row.seq)
@@ -173,7 +175,7 @@ class Records:
                 "left to a daemon that knows its steps",
                 request=row.request_id,
                 type=row.type,
-                unknown=sorted(names - self._effects),
+                unknown=unknown,
             )
 
     async def resume(self, row: Row[Any], me: str) -> Flow:

@@ -3,13 +3,17 @@
 import asyncio
 from typing import Any
 
-from sqlalchemy import insert
+import pytest
+from sqlalchemy import insert, select
 
 from ccfd.settings import Database
 from ccfd.store import tables
+from ccfd.store.database import Transaction
 from tests.harness import Harness, lab_settings
 from tests.twins import World
 from tests.unit.handlers.test_slice_story import NOTHING, VM
+
+STUCK = '{"stage":0,"backward":true,"stuck":true,"records":{}}\n'
 
 
 async def test_many_slices_pass_through_a_small_pool(database_url: str) -> None:
@@ -33,26 +37,65 @@ async def test_many_slices_pass_through_a_small_pool(database_url: str) -> None:
 async def test_a_row_that_nobody_can_read_holds_up_no_other(database_url: str) -> None:
     harness = Harness(lab_settings(database_url), World())
     await harness.prepare()
-    rows = [
-        {
-            "request_id": name,
-            "type": kind,
-            "key": f"slice:{name}",
-            "state": "running",
-            "owner": "dead",
-            "body": {},
-            "correlation_id": name,
-            "workflow_id": name,
-            "terminal_message_id": name,
-            "received_at": harness.database.clock(),
-            "plan": {"owner": name},
-            "steps": {"stages": [], "pivot": 0},
-            "journal": {"records": [], "stage": 0, "backward": True, "error": None, "stuck": True},
-        }
-        for name, kind in (("unknown", "no.such"), ("known", "slice.create"))
-    ]
-    await harness.database.run(lambda tx: tx.execute(insert(tables.request), rows))
+    await put_under_way(harness, "defective", "slice.create", plan={"no": "plan"})
+    await put_under_way(harness, "known", "slice.create", log=STUCK)
     async with harness.running():
-        for name in ("unknown", "known"):
+        for name in ("defective", "known"):
             assert (await harness.terminal(name))["outcome"] == "failed"
     await harness.database.close()
+
+
+@pytest.mark.parametrize(
+    "newer", [{"kind": "slice.fly"}, {"kind": "slice.create", "step": "balloon"}]
+)
+async def test_what_a_newer_daemon_began_is_left_to_it(
+    database_url: str, newer: dict[str, Any]
+) -> None:
+    harness = Harness(lab_settings(database_url), World())
+    await harness.prepare()
+    await put_under_way(harness, "newer", **newer)
+    async with harness.running():
+        other = await harness.send("slice.create", slice="other", gateway=False)
+        assert (await harness.terminal(other))["outcome"] == "succeeded"
+        held = await harness.database.run(
+            lambda tx: tx.scalar(
+                select(tables.workflow.c.owner)
+                .join(tables.request)
+                .where(tables.request.c.request_id == "newer")
+            )
+        )
+        assert held == "dead"
+    await harness.database.close()
+
+
+async def put_under_way(
+    harness: Harness,
+    name: str,
+    kind: str,
+    *,
+    step: str | None = None,
+    plan: dict[str, Any] | None = None,
+    log: str = "",
+) -> None:
+    """Store a request that a daemon which is dead now had begun."""
+    stages = [[{"name": step, "args": {}}]] if step else []
+    row = {
+        "request_id": name,
+        "type": kind,
+        "key": f"slice:{name}",
+        "state": "running",
+        "body": {},
+        "correlation_id": name,
+        "workflow_id": name,
+        "terminal_message_id": name,
+        "received_at": harness.database.clock(),
+        "plan": plan or {},
+        "steps": {"stages": stages, "pivot": len(stages)},
+    }
+
+    async def write(tx: Transaction) -> None:
+        seq = await tx.scalar(insert(tables.request).values(row).returning(tables.request.c.seq))
+        under_way = {"seq": seq, "owner": "dead", "epoch": 1, "journal": log}
+        await tx.execute(insert(tables.workflow).values(under_way))
+
+    await harness.database.run(write)

@@ -155,6 +155,14 @@ class Store:
     def look(self, query: str, *values: Any) -> list[sqlite3.Row]:
         return self._anchor.execute(query, values).fetchall()
 
+    def requests(self, condition: str, *values: Any) -> list[sqlite3.Row]:
+        """Return requests in their order, each with what its workflow says, if it is one."""
+        return self.look(
+            "SELECT request.*, owner, epoch, journal FROM request LEFT JOIN workflow USING (seq)"
+            f" WHERE {condition} ORDER BY seq",
+            *values,
+        )
+
     def empty(self, *names: str) -> None:
         for name in names:
             self._anchor.execute(f"DELETE FROM {name}")

@@ -475,8 +475,7 @@ class World:
         self.violations.append(f"{call.by.name}: {call.verb} {call.job} {what}")
 
     def _row(self, workflow: str) -> Request:
-        query = "SELECT key, state, owner, steps FROM request WHERE request_id = ?"
-        row = self._store.look(query, workflow)[0]
+        row = self._store.requests("request_id = ?", workflow)[0]
         return Request(key=row["key"], state=row["state"], owner=row["owner"], steps=row["steps"])
 
 

@@ -118,7 +118,7 @@ class Machine(RuleBasedStateMachine):
         self.store = store
         self.logs = logs
         logs.clear()
-        store.empty("request", "outbox", "daemon", "shelf", "story")
+        store.empty("workflow", "request", "outbox", "daemon", "shelf", "story")
         self.world = World(store)
         self.cluster = Cluster(store, HANDLERS, self.world.effects, self.nothing_of_others_changes)
         self.intake = Intake(HANDLERS, lambda _kind, _code: None)
@@ -454,7 +454,7 @@ class Machine(RuleBasedStateMachine):
         return {name: sent for name, sent in self.sent.items() if sent.key == key}
 
     def rows(self, condition: str = "TRUE", *values: Any) -> list[Any]:
-        return self.store.look(f"SELECT * FROM request WHERE {condition} ORDER BY seq", *values)
+        return self.store.requests(condition, *values)
 
     def row(self, name: str) -> Any:
         return self.rows("request_id = ?", name)[0]

@@ -102,3 +102,23 @@ async def test_a_job_whose_asker_has_gone_harms_nobody() -> None:
         await asyncio.sleep(0)
         writer.open.set()
     assert [task.result() for task in tasks if not task.cancelled()] == [2, 6]
+
+
+async def test_those_who_were_told_together_come_back_together() -> None:
+    writer = Writer()
+    await writer.all(3)
+
+    async def again(number: int) -> None:
+        for _ in range(10):
+            await writer.share(number)
+
+    await asyncio.gather(*(again(number) for number in range(3)))
+    assert [len(group) for group in writer.groups[2:]] == [3] * 10
+
+
+async def test_one_who_was_alone_for_long_goes_without_detour() -> None:
+    writer = Writer()
+    writer.open.set()
+    for number in range(3):
+        await writer.share(number)
+    assert writer.groups == [[0], [1], [2]]

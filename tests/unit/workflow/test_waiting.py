@@ -34,7 +34,7 @@ class Shelves:
         self.world.faults[verb, f"{name}/0.0"].append(fault)
 
     def row(self, name: str) -> Any:
-        return self.store.look("SELECT * FROM request WHERE request_id = ?", name)[0]
+        return self.store.requests("request_id = ?", name)[0]
 
 
 @pytest.fixture
