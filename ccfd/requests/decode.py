@@ -52,7 +52,9 @@ def strict_json(raw: bytes | str) -> Any:
             parse_constant=_no_constant,
             parse_float=_finite,
         )
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
+        if "\\u" in text or text is raw:
+            # A lone surrogate comes by an escape, or in what was never bytes.
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
         has_nul = "\\u0000" in text and _has_nul(value)
     except Refused:
         raise

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic_core import to_json
 from sqlalchemy import JSON, Table, insert
+from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Dialect
 
 from ccfd.store.database import Transaction
@@ -21,9 +22,34 @@ async def insert_all(
     if connection.dialect.name != "postgresql":
         await transaction.execute(insert(table), rows)
         return
+    statement, arrays = _arrays(table, rows, connection.dialect)
+    await connection.exec_driver_sql(statement, arrays)
+
+
+async def insert_new(
+    table: Table, rows: Sequence[dict[str, Any]], key: str, transaction: Transaction
+) -> set[Any]:
+    """Insert those of *rows* whose *key*, a unique column, is new; return these keys."""
+    connection = await transaction.connection()
+    if connection.dialect.name != "postgresql":
+        fresh = sqlite.insert(table).on_conflict_do_nothing(index_elements=[key])
+        found = [
+            await transaction.scalar(fresh.values(row).returning(table.c[key])) for row in rows
+        ]
+        return set(found) - {None}
+    statement, arrays = _arrays(table, rows, connection.dialect)
+    inserted = await connection.exec_driver_sql(
+        f"{statement} ON CONFLICT ({key}) DO NOTHING RETURNING {key}", arrays
+    )
+    return set(inserted.scalars())
+
+
+def _arrays(
+    table: Table, rows: Sequence[dict[str, Any]], dialect: Dialect
+) -> tuple[str, tuple[list[Any], ...]]:
     columns = tuple(rows[0])
     arrays = tuple([encoded(row[column]) for row in rows] for column in columns)
-    await connection.exec_driver_sql(_statement(table, columns, connection.dialect), arrays)
+    return _statement(table, columns, dialect), arrays
 
 
 def encoded(value: Any) -> Any:

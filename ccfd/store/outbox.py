@@ -17,6 +17,7 @@ from ccfd.store.tables import outbox
 RESULTS = "ccf.results"
 DEAD = "ccf.dead"
 DEFAULT_EXCHANGE = ""
+ERROR = "x-ccf-error"
 TOPIC = "outbox"
 
 
@@ -85,7 +86,7 @@ def letter(
         "routing_key": routing_key,
         "type": routing_key,
         "content_type": content_type,
-        "headers": {"x-ccf-error": error, "x-ccf-detail": detail[:1024]},
+        "headers": {ERROR: error, "x-ccf-detail": detail[:1024]},
         "body": raw,
     }
 

@@ -14,7 +14,7 @@ from sqlalchemy.engine import Row
 from ccfd.errors import CcfdError, Refused
 from ccfd.requests.decode import Event, validated
 from ccfd.store import outbox, tables
-from ccfd.store.bulk import insert_all
+from ccfd.store.bulk import insert_new
 from ccfd.store.database import Transaction
 from ccfd.workflow.handler import Handler, Handlers
 from ccfd.workflow.results import Asked
@@ -56,45 +56,54 @@ class Intake:
         A few statements for all of them: this is the way of every message. *parent* is the id of
         the workflow that awaits them.
         """
-        known = await self._known(events, transaction)
-        batch = Batch(transaction.now)
-        stored = []
+        asked: dict[str, New] = {}
         for event in events:
-            row = known.get(event.message_id)
-            if row is not None:
-                stored.append(self._copy(row, batch))
-                continue
-            if event.message_id in batch.ids:
-                stored.append(Stored(event.message_id, "copy"))
-                continue
-            batch.ids.add(event.message_id)
-            try:
-                handler, body = self.check(event)
-            except CcfdError as exc:
-                stored.append(self._refuse(event, exc, batch, transaction))
+            if event.message_id not in asked:
+                asked[event.message_id] = await self._read(event, parent, transaction)
+        # Nearly all are new: that others are not is found out by storing them.
+        rows = [new.row for new in asked.values()]
+        fresh = await insert_new(tables.request, rows, "request_id", transaction)
+        known = await self._known([name for name in asked if name not in fresh], transaction)
+        stored, answers = [], list[dict[str, Any]]()
+        for event in events:
+            name = event.message_id
+            if name in fresh:
+                fresh.discard(name)
+                stored.append(await self._follow_up(asked[name], answers, transaction))
             else:
-                key = await handler.key(body, transaction)
-                asked = replace(self._asked(event, event.type, key), parent=parent)
-                batch.queue(asked, event.data, handler.cancels)
-                stored.append(Stored(event.message_id, "new"))
-        await batch.write(transaction)
+                stored.append(self._copy(name, known.get(name), answers))
+        if answers:
+            await outbox.put(transaction, answers)
+        transaction.wake(REQUESTS)
         return stored
 
-    async def _known(
-        self, events: Sequence[Event], transaction: Transaction
-    ) -> dict[str, Row[Any]]:
-        ids = [event.message_id for event in events]
+    async def _known(self, names: Sequence[str], transaction: Transaction) -> dict[str, Row[Any]]:
+        if not names:
+            return {}
         rows = await transaction.all(
-            select(tables.request).where(tables.request.c.request_id.in_(ids))
+            select(tables.request).where(tables.request.c.request_id.in_(names))
         )
         return {row.request_id: row for row in rows}
 
     @staticmethod
-    def _copy(row: Row[Any], batch: "Batch") -> Stored:
-        if row.terminal is None:
-            return Stored(row.request_id, "copy")
-        batch.messages += Asked.of(row).answers(row.terminal)
-        return Stored(row.request_id, "answered", row.terminal)
+    def _copy(name: str, row: Row[Any] | None, answers: list[dict[str, Any]]) -> Stored:
+        if row is None or row.terminal is None:
+            return Stored(name, "copy")
+        answers += Asked.of(row).answers(row.terminal)
+        return Stored(name, "answered", row.terminal)
+
+    async def _follow_up(
+        self, new: "New", answers: list[dict[str, Any]], transaction: Transaction
+    ) -> Stored:
+        """Do what follows from a request that has been stored."""
+        answers += new.answers
+        if new.cancels:
+            await self._cancel(new, transaction)
+        if new.letter is None:
+            return Stored(new.asked.request_id, "new")
+        await outbox.bury(transaction, [new.letter])
+        transaction.after(partial(self._count, new.asked.type, new.letter["headers"][outbox.ERROR]))
+        return Stored(new.asked.request_id, "refused", new.row["terminal"])
 
     def schemas(self) -> dict[str, type[BaseModel]]:
         """Return the schemas of the bodies, by the events' types."""
@@ -109,25 +118,46 @@ class Intake:
             raise event.error or Refused("invalid_message", "the body cannot be read")
         return handler, validated(handler.body, event.data)
 
-    def _refuse(
-        self, event: Event, exc: CcfdError, batch: "Batch", transaction: Transaction
-    ) -> Stored:
+    async def _read(self, event: Event, parent: str | None, transaction: Transaction) -> "New":
+        """Make a request of *event*: one that waits, or one that has ended before it began."""
+        now = transaction.now
+        try:
+            handler, body = self.check(event)
+        except CcfdError as exc:
+            return self._refused(event, exc, now)
+        key = await handler.key(body, transaction)
+        asked = replace(self._asked(event, event.type, key), parent=parent)
+        row = {
+            **_row(asked),
+            "state": "queued",
+            "body": event.data,
+            "received_at": now,
+            "ended_at": None,
+            "terminal": None,
+        }
+        return New(asked, row, asked.accepts(now), handler.cancels)
+
+    def _refused(self, event: Event, exc: CcfdError, now: datetime) -> "New":
         kind = event.type if self._is_type(event.type) else UNKNOWN
         asked = self._asked(event, kind, f"request:{event.message_id}")
-        terminal = asked.failed(exc.document(), batch.now, compensated=True)
-        batch.refuse(asked, terminal)
-        batch.letters.append(
-            outbox.letter(
-                event.raw,
-                routing_key=event.routing_key or event.type,
-                message_id=event.message_id,
-                content_type=event.content_type,
-                error=exc.code,
-                detail=exc.message,
-            )
+        terminal = asked.failed(exc.document(), now, compensated=True)
+        row = {
+            **_row(asked),
+            "state": "failed",
+            "body": None,
+            "received_at": now,
+            "ended_at": now,
+            "terminal": terminal,
+        }
+        letter = outbox.letter(
+            event.raw,
+            routing_key=event.routing_key or event.type,
+            message_id=event.message_id,
+            content_type=event.content_type,
+            error=exc.code,
+            detail=exc.message,
         )
-        transaction.after(partial(self._count, kind, exc.code))
-        return Stored(event.message_id, "refused", terminal)
+        return New(asked, row, asked.answers(terminal), letter=letter)
 
     @staticmethod
     def _is_type(text: str) -> bool:
@@ -145,59 +175,34 @@ class Intake:
             terminal_message_id=str(uuid4()),
         )
 
-
-class Batch:
-    """What a batch of events writes, in their order."""
-
-    def __init__(self, now: datetime) -> None:
-        self.now = now
-        self.ids: set[str] = set()
-        self.messages: list[dict[str, Any]] = []
-        self.letters: list[dict[str, Any]] = []
-        self._queued: list[dict[str, Any]] = []
-        self._refused: list[dict[str, Any]] = []
-        self._cancelling: list[tuple[Asked, frozenset[str]]] = []
-
-    def queue(self, asked: Asked, body: Any, cancels: frozenset[str]) -> None:
-        """Have a request wait, which cancels those before it of the types *cancels*."""
-        self._queued.append(
-            {**_row(asked), "state": "queued", "body": body, "received_at": self.now}
-        )
-        self.messages += asked.accepts(self.now)
-        if cancels:
-            self._cancelling.append((asked, cancels))
-
-    def refuse(self, asked: Asked, terminal: dict[str, Any]) -> None:
-        """Have a request end before it begins."""
-        row = {"state": "failed", "received_at": self.now, "ended_at": self.now}
-        self._refused.append({**_row(asked), **row, "terminal": terminal})
-        self.messages += asked.answers(terminal)
-
-    async def write(self, transaction: Transaction) -> None:
-        """Write all of it."""
-        for rows in (self._queued, self._refused):
-            if rows:
-                await insert_all(tables.request, rows, transaction)
-        for asked, cancels in self._cancelling:
-            await self._cancel(asked, cancels, transaction)
-        if self.messages:
-            await outbox.put(transaction, self.messages)
-        if self.letters:
-            await outbox.bury(transaction, self.letters)
-        if self._queued:
-            transaction.wake(REQUESTS)
-
     @staticmethod
-    async def _cancel(asked: Asked, cancels: frozenset[str], transaction: Transaction) -> None:
+    async def _cancel(new: "New", transaction: Transaction) -> None:
         later = tables.request.alias()
-        seq = select(later.c.seq).where(later.c.request_id == asked.request_id).scalar_subquery()
+        seq = (
+            select(later.c.seq).where(later.c.request_id == new.asked.request_id).scalar_subquery()
+        )
         which = and_(
-            tables.request.c.key == asked.key,
+            tables.request.c.key == new.asked.key,
             tables.request.c.seq < seq,
             tables.request.c.state.in_(("queued", "running", "undoing")),
-            tables.request.c.type.in_(cancels),
+            tables.request.c.type.in_(new.cancels),
         )
         await cancel(which, transaction)
+
+
+@dataclass(frozen=True, slots=True)
+class New:
+    """A message that becomes a request, unless one of its id is stored.
+
+    `answers` and `letter` (of one that is refused) are rows for the outbox, `cancels` the types
+    of requests before it that it cancels.
+    """
+
+    asked: Asked
+    row: dict[str, Any]
+    answers: list[dict[str, Any]]
+    cancels: frozenset[str] = frozenset()
+    letter: dict[str, Any] | None = None
 
 
 async def cancel(which: ColumnElement[bool], transaction: Transaction) -> None:

@@ -16,6 +16,7 @@ import logging
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -28,13 +29,14 @@ from ccfd import settings
 from ccfd.bus.inbox import Inbox
 from ccfd.bus.topology import EVENTS, INBOX
 from ccfd.handlers.registry import handlers
+from ccfd.requests.decode import Event
 from ccfd.store import migrate
-from ccfd.store.database import Database
-from ccfd.workflow.intake import Intake
+from ccfd.store.database import Database, Transaction
+from ccfd.workflow.intake import Intake, Stored
 from tests.harness import lab_settings
 from tests.service.servers import Postgres, Rabbit
 
-MESSAGES = 8000
+MESSAGES = 16000
 PREFETCH = 256
 BATCH = 64
 
@@ -106,22 +108,44 @@ async def floor(channel: aio_pika.abc.AbstractChannel, url: str) -> tuple[float,
     return MESSAGES / seconds, cpu / MESSAGES * 1e6
 
 
+class Counted(Intake):
+    """An intake that tells when every message is stored."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.done = asyncio.Event()
+        self._stored = 0
+
+    async def store_all(
+        self, events: Sequence[Event], transaction: Transaction, *, parent: str | None = None
+    ) -> list[Stored]:
+        """Store *events*, and count them once they are committed."""
+        stored = await super().store_all(events, transaction, parent=parent)
+        transaction.after(lambda: self._add(len(stored)))
+        return stored
+
+    def _add(self, stored: int) -> None:
+        self._stored += stored
+        if self._stored == MESSAGES:
+            self.done.set()
+
+
 async def ours(channel: aio_pika.abc.AbstractChannel, url: str) -> tuple[float, float]:
     """Return messages a second of ccfd's inbox, and its microseconds of CPU a message."""
     await fill(channel, INBOX.name)
     config = lab_settings(url)
     database = Database(settings.Database(url=url))
-    await _execute(url, "TRUNCATE request, outbox")
-    intake = Intake(handlers(config), lambda *_: None)
-    inbox = Inbox(database, intake, prefetch=PREFETCH, dead_letter=lambda _: None)
+    await _execute(url, "TRUNCATE request, workflow, outbox")
+    counted = Counted(handlers(config), lambda *_: None)
+    inbox = Inbox(database, counted, prefetch=PREFETCH, dead_letter=lambda _: None)
     began, cpu = time.perf_counter(), time.process_time()
     async with asyncio.TaskGroup() as group:
         consuming = group.create_task(inbox.run(channel))
-        while await _execute(url, "SELECT count(*) FROM request") < MESSAGES:
-            await asyncio.sleep(0.02)
+        await counted.done.wait()
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         consuming.cancel()
-    assert await _execute(url, "SELECT count(*) FROM outbox") == MESSAGES
+    for table in ("request", "outbox"):
+        assert await _execute(url, f"SELECT count(*) FROM {table}") == MESSAGES
     await database.close()
     return MESSAGES / seconds, cpu / MESSAGES * 1e6
 
