@@ -1,6 +1,7 @@
 """The composition root: the one place that builds, joins, starts and stops the parts."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -74,6 +75,16 @@ class Watching:
     def attempt(self, step: Step, outcome: str, seconds: float) -> None:
         """Count."""
         self._metrics.attempt(step, outcome, seconds)
+
+
+def spare_the_collector() -> None:
+    """Have the garbage collector look only at what is made from now on, and less often.
+
+    What is there stays; to walk through all of it again and again took a tenth of the time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 50, 100)
 
 
 class Daemon:
@@ -190,6 +201,7 @@ class Daemon:
             loop.add_signal_handler(number, stopping.set)
         async with AsyncExitStack() as closing:
             await self._open(closing)
+            spare_the_collector()
             async with asyncio.TaskGroup() as group:
                 background = [
                     group.create_task(part, name=name)

@@ -34,6 +34,7 @@ from pydantic import BaseModel
 from sqlalchemy import func, insert, select
 
 from ccfd import settings
+from ccfd.daemon import spare_the_collector
 from ccfd.store import migrate, tables
 from ccfd.store.database import Database, Transaction
 from ccfd.workflow.engine import Engine
@@ -246,6 +247,7 @@ def profile(url: str, at_once: int) -> str:
 def main() -> None:
     """Measure all, and print the table."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    spare_the_collector()
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
