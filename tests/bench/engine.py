@@ -4,7 +4,8 @@ The same eight trivial steps with undos, on one PostgreSQL with fsync on, for 1,
 workflows at once:
 
 - floor: a bare asyncpg loop that commits each step on its own;
-- ccfd: its engine, from stored requests to their stored results, eight stages of one step;
+- ccfd: its engine, from stored requests to their stored results, twice: the steps in three
+  stages, as `slice.create` has them, and one after another, each a stage of its own;
 - DBOS Transact, where it is installed (`pip install dbos`).
 
 ccfd and DBOS find their workflows waiting in the database; progress messages are off.
@@ -25,6 +26,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -48,6 +50,9 @@ from tests.harness import Watched
 from tests.service.servers import Postgres
 
 STEPS = 8
+IN_STAGES = (3, 3, 2)
+"""Steps a stage: `slice.create` of two VMs on two hosts has five, four and two."""
+IN_A_ROW = (1,) * STEPS
 AT_ONCE = (1, 16, 64)
 SECONDS = 4.0
 """About how long each of the measurements shall take."""
@@ -75,11 +80,14 @@ class Trivial:
 
 
 class Work(Handler[Body, Plan]):
-    """Eight steps, one after another."""
+    """Eight steps, in stages of so many as *shape* says."""
 
     event: ClassVar[str] = "bench.work"
     body = Body
     plan = Plan
+
+    def __init__(self, shape: Sequence[int] = IN_A_ROW) -> None:
+        self._shape = shape
 
     async def key(self, body: Body, transaction: Transaction) -> str:
         """Return a key of its own."""
@@ -90,8 +98,14 @@ class Work(Handler[Body, Plan]):
         return Plan(body.name)
 
     def steps(self, plan: Plan) -> Steps:
-        """List eight stages of one step."""
-        return in_order(*(each("work", [Trivial(plan.name, n)]) for n in range(STEPS)))
+        """List the stages."""
+        numbers = iter(range(STEPS))
+        return in_order(
+            *(
+                each("work", [Trivial(plan.name, n) for n in islice(numbers, width)])
+                for width in self._shape
+            )
+        )
 
     async def settle(
         self, plan: Plan, values: Sequence[dict[str, Any] | None], transaction: Transaction
@@ -151,10 +165,10 @@ async def floor(url: str, at_once: int, count: int) -> float:
     return count / seconds
 
 
-async def ours(url: str, at_once: int, count: int) -> tuple[float, float]:
+async def ours(url: str, at_once: int, count: int, shape: Sequence[int]) -> tuple[float, float]:
     """Return workflows a second of ccfd's engine, and its milliseconds of CPU for each."""
     database = Database(settings.Database(url=url))
-    handlers: Handlers = {Work.event: Work()}
+    handlers: Handlers = {Work.event: Work(shape)}
     counted, lease = Counted(), Lease(database)
     effects, intake = counted.effects(), Intake(handlers, lambda *_: None)
     records = Records(database, handlers, effects, intake, lambda *_: None)
@@ -235,7 +249,7 @@ def profile(url: str, at_once: int) -> str:
     """Return where ccfd's time goes, by function."""
     profiler = cProfile.Profile()
     profiler.enable()
-    asyncio.run(ours(url, at_once, 1000))
+    asyncio.run(ours(url, at_once, 1000, IN_A_ROW))
     profiler.disable()
     with tempfile.TemporaryFile("w+") as out:
         stats = pstats.Stats(profiler, stream=out)
@@ -267,19 +281,24 @@ def _measure(postgres: Postgres, rounds: int) -> None:
     url = postgres.url("bench")
     asyncio.run(migrated(url))
     has_dbos = "--no-dbos" not in sys.argv and importlib.util.find_spec("dbos") is not None
-    print(f"{STEPS} steps, fsync on; workflows/s, best of {rounds}")
-    print("at once   floor    ccfd  x floor  CPU ms    DBOS   x DBOS")
+    print(f"{STEPS} steps, fsync on; workflows/s, best of {rounds}; CPU in ms a workflow")
+    print("at once   floor |  ccfd in 3 stages    |  ccfd in 8 stages    |   DBOS  x DBOS")
+    print("                |  /s   x floor   CPU  |  /s   x floor   CPU  |   /s   in 3  in 8")
     for at_once in AT_ONCE:
         bare = other = 0.0
-        mine = (0.0, 0.0)
+        mine = [(0.0, 0.0), (0.0, 0.0)]
         for _ in range(rounds):
             bare = max(bare, asyncio.run(floor(url, at_once, _count(300, at_once, SECONDS))))
-            mine = max(mine, asyncio.run(ours(url, at_once, _count(200, at_once, SECONDS))))
+            for number, shape in enumerate((IN_STAGES, IN_A_ROW)):
+                count = _count(300, at_once, SECONDS)
+                mine[number] = max(mine[number], asyncio.run(ours(url, at_once, count, shape)))
             if has_dbos:
                 other = max(other, dbos(url, at_once, int(25 * SECONDS)))
-        rate, cpu = mine
-        line = f"{at_once:7d} {bare:7.0f} {rate:7.0f} {rate / bare:8.2f} {cpu:8.2f}"
-        print(line + (f" {other:7.0f} {rate / other:8.1f}" if has_dbos else "   not installed"))
+        line = f"{at_once:7d} {bare:7.0f} |"
+        for rate, cpu in mine:
+            line += f"{rate:6.0f} {rate / bare:7.2f} {cpu:6.2f} |"
+        compared = [f"{rate / other:6.1f}" for rate, _ in mine] if has_dbos else ["not installed"]
+        print(line + f" {other:6.0f}" + "".join(compared))
     print(profile(url, AT_ONCE[1]))
 
 
