@@ -27,7 +27,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, ClassVar
 
 import asyncpg
@@ -37,7 +36,7 @@ from sqlalchemy import func, insert, select
 
 from ccfd import settings
 from ccfd.daemon import spare_the_collector
-from ccfd.store import migrate, tables
+from ccfd.store import tables
 from ccfd.store.database import Database, Transaction
 from ccfd.workflow.engine import Engine
 from ccfd.workflow.handler import Handler, Handlers
@@ -46,8 +45,8 @@ from ccfd.workflow.lease import Lease
 from ccfd.workflow.records import Records
 from ccfd.workflow.runner import Runner
 from ccfd.workflow.steps import Effect, Effects, Steps, each, in_order
+from tests.bench.servers import database
 from tests.harness import Watched
-from tests.service.servers import Postgres
 
 STEPS = 8
 IN_STAGES = (3, 3, 2)
@@ -167,11 +166,11 @@ async def floor(url: str, at_once: int, count: int) -> float:
 
 async def ours(url: str, at_once: int, count: int, shape: Sequence[int]) -> tuple[float, float]:
     """Return workflows a second of ccfd's engine, and its milliseconds of CPU for each."""
-    database = Database(settings.Database(url=url))
+    opened = Database(settings.Database(url=url))
     handlers: Handlers = {Work.event: Work(shape)}
-    counted, lease = Counted(), Lease(database)
+    counted, lease = Counted(), Lease(opened)
     effects, intake = counted.effects(), Intake(handlers, lambda *_: None)
-    records = Records(database, handlers, effects, intake, lambda *_: None)
+    records = Records(opened, handlers, effects, intake, lambda *_: None)
     runner = Runner(
         effects,
         records,
@@ -179,30 +178,30 @@ async def ours(url: str, at_once: int, count: int, shape: Sequence[int]) -> tupl
         held=lambda: lease.held,
         step_timeout=60.0,
         retries=3,
-        clock=database.clock,
+        clock=opened.clock,
         random=random.Random(1),
     )
-    engine = Engine(database, records, runner, lease, concurrency=at_once)
-    await database.run(lambda transaction: fill(transaction, count))
+    engine = Engine(opened, records, runner, lease, concurrency=at_once)
+    await opened.run(lambda transaction: fill(transaction, count))
     async with asyncio.TaskGroup() as group:
         leasing = group.create_task(lease.run())
         while not lease.held:
             await asyncio.sleep(0.01)
         began, cpu = time.perf_counter(), time.process_time()
         working = group.create_task(engine.run())
-        while counted.done < count * STEPS or await _open(database):
+        while counted.done < count * STEPS or await _open(opened):
             await asyncio.sleep(0.02)
         seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
         engine.stop()
         await working
         leasing.cancel()
-    async with database.read() as transaction:
+    async with opened.read() as transaction:
         ended = await transaction.scalar(
             select(func.count()).where(tables.request.c.state == "succeeded")
         )
     assert ended == count, f"{ended} of {count} workflows succeeded"
     assert counted.done == count * STEPS
-    await database.close()
+    await opened.close()
     return count / seconds, cpu / count * 1000
 
 
@@ -263,23 +262,11 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     spare_the_collector()
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 2
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        (folder / "postgres").mkdir()
-        postgres = Postgres(folder / "postgres", durable=True)
-        postgres.start()
-        try:
-            postgres.wait()
-            _measure(postgres, rounds)
-        finally:
-            postgres.kill()
+    with database() as url:
+        _measure(url, rounds)
 
 
-def _measure(postgres: Postgres, rounds: int) -> None:
-    asyncio.run(postgres.execute("CREATE DATABASE bench"))
-    url = postgres.url("bench")
-    asyncio.run(migrated(url))
+def _measure(url: str, rounds: int) -> None:
     has_dbos = "--no-dbos" not in sys.argv and importlib.util.find_spec("dbos") is not None
     print(f"{STEPS} steps, fsync on; workflows/s, best of {rounds}; CPU in ms a workflow")
     print("at once   floor |  ccfd in 3 stages    |  ccfd in 8 stages    |   DBOS  x DBOS")
@@ -305,12 +292,6 @@ def _measure(postgres: Postgres, rounds: int) -> None:
 def _count(a_second: int, at_once: int, seconds: float) -> int:
     """Return a number of workflows that takes about *seconds*."""
     return int(seconds * a_second * (1 if at_once == 1 else 4))
-
-
-async def migrated(url: str) -> None:
-    database = Database(settings.Database(url=url))
-    await migrate.upgrade(database)
-    await database.close()
 
 
 if __name__ == "__main__":

@@ -14,10 +14,8 @@ import asyncio
 import json
 import logging
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -30,11 +28,11 @@ from ccfd.bus.inbox import Inbox
 from ccfd.bus.topology import EVENTS, INBOX
 from ccfd.handlers.registry import handlers
 from ccfd.requests.decode import Event
-from ccfd.store import migrate
 from ccfd.store.database import Database, Transaction
 from ccfd.workflow.intake import Intake, Stored
+from tests.bench.servers import database, folder
 from tests.harness import lab_settings
-from tests.service.servers import Postgres, Rabbit
+from tests.service.servers import Rabbit
 
 MESSAGES = 16000
 PREFETCH = 256
@@ -134,10 +132,10 @@ async def ours(channel: aio_pika.abc.AbstractChannel, url: str) -> tuple[float, 
     """Return messages a second of ccfd's inbox, and its microseconds of CPU a message."""
     await fill(channel, INBOX.name)
     config = lab_settings(url)
-    database = Database(settings.Database(url=url))
+    opened = Database(settings.Database(url=url))
     await _execute(url, "TRUNCATE request, workflow, outbox")
     counted = Counted(handlers(config), lambda *_: None)
-    inbox = Inbox(database, counted, prefetch=PREFETCH, dead_letter=lambda _: None)
+    inbox = Inbox(opened, counted, prefetch=PREFETCH, dead_letter=lambda _: None)
     began, cpu = time.perf_counter(), time.process_time()
     async with asyncio.TaskGroup() as group:
         consuming = group.create_task(inbox.run(channel))
@@ -146,7 +144,7 @@ async def ours(channel: aio_pika.abc.AbstractChannel, url: str) -> tuple[float, 
         consuming.cancel()
     for table in ("request", "outbox"):
         assert await _execute(url, f"SELECT count(*) FROM {table}") == MESSAGES
-    await database.close()
+    await opened.close()
     return MESSAGES / seconds, cpu / MESSAGES * 1e6
 
 
@@ -160,9 +158,6 @@ async def _execute(url: str, statement: str) -> Any:
 
 async def measure(rabbit: Rabbit, url: str, rounds: int) -> None:
     """Print both, round after round."""
-    database = Database(settings.Database(url=url))
-    await migrate.upgrade(database)
-    await database.close()
     print(f"{MESSAGES} messages, quorum queue, prefetch {PREFETCH}, fsync on; messages/s")
     print("  floor    ccfd  x floor  CPU us: floor   ccfd")
     for _ in range(rounds):
@@ -179,23 +174,14 @@ def main() -> None:
     """Measure, on servers of its own."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        for one in ("postgres", "rabbit"):
-            (folder / one).mkdir()
-        postgres = Postgres(folder / "postgres", durable=True)
-        rabbit = Rabbit(folder / "rabbit")
+    with folder("rabbit") as place, database() as url:
+        rabbit = Rabbit(place / "rabbit")
         try:
-            postgres.start()
             rabbit.start()
-            postgres.wait()
             rabbit.wait()
-            asyncio.run(postgres.execute("CREATE DATABASE bench"))
-            asyncio.run(measure(rabbit, postgres.url("bench"), rounds))
+            asyncio.run(measure(rabbit, url, rounds))
         finally:
             rabbit.close()
-            postgres.kill()
 
 
 if __name__ == "__main__":

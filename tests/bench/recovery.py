@@ -13,9 +13,7 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 from sqlalchemy import func, select
 
@@ -31,7 +29,7 @@ from ccfd.workflow.runner import Runner
 from ccfd.workflow.steps import Effect
 from tests.bench import engine
 from tests.bench.engine import Silent, Trivial, Work
-from tests.service.servers import Postgres
+from tests.bench.servers import database
 
 FLOWS = 200
 STEP = 0.25
@@ -39,16 +37,16 @@ STEP = 0.25
 
 async def work(url: str) -> None:
     """Be the daemon: say when it is ready, carry out whatever there is, until killed."""
-    database = Database(settings.Database(url=url))
+    opened = Database(settings.Database(url=url))
     handlers: Handlers = {Work.event: Work()}
-    lease = Lease(database)
+    lease = Lease(opened)
 
     async def do(_args: Trivial) -> None:
         await asyncio.sleep(STEP)
 
     effects = {"work": Effect(Trivial, do, do)}
     intake = Intake(handlers, lambda *_: None)
-    records = Records(database, handlers, effects, intake, lambda *_: None)
+    records = Records(opened, handlers, effects, intake, lambda *_: None)
     runner = Runner(
         effects,
         records,
@@ -56,36 +54,36 @@ async def work(url: str) -> None:
         held=lambda: lease.held,
         step_timeout=60.0,
         retries=3,
-        clock=database.clock,
+        clock=opened.clock,
         random=random.Random(1),
     )
-    async with database.read() as transaction:
+    async with opened.read() as transaction:
         await transaction.scalar(select(1))
     print("ready", flush=True)
     async with asyncio.TaskGroup() as group:
         group.create_task(lease.run())
-        group.create_task(Engine(database, records, runner, lease, concurrency=FLOWS).run())
+        group.create_task(Engine(opened, records, runner, lease, concurrency=FLOWS).run())
 
 
 async def ended(url: str) -> float:
     """Wait until every workflow has ended; return the moment."""
-    database = Database(settings.Database(url=url))
+    opened = Database(settings.Database(url=url))
     query = select(func.count()).where(tables.request.c.terminal.is_not(None))
     while True:
-        async with database.read() as transaction:
+        async with opened.read() as transaction:
             if await transaction.scalar(query) == FLOWS:
                 break
         await asyncio.sleep(0.02)
     moment = time.perf_counter()
-    await database.close()
+    await opened.close()
     return moment
 
 
 async def fill(url: str) -> None:
     """Store the workflows."""
-    database = Database(settings.Database(url=url))
-    await database.run(lambda transaction: engine.fill(transaction, FLOWS))
-    await database.close()
+    opened = Database(settings.Database(url=url))
+    await opened.run(lambda transaction: engine.fill(transaction, FLOWS))
+    await opened.close()
 
 
 def start(url: str) -> tuple[subprocess.Popen[str], float]:
@@ -126,30 +124,15 @@ def _kill(process: subprocess.Popen[str]) -> None:
 
 def main() -> None:
     """Measure, and print a line for each kill."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        (folder / "postgres").mkdir()
-        postgres = Postgres(folder / "postgres", durable=True)
-        postgres.start()
-        try:
-            postgres.wait()
-            asyncio.run(postgres.execute("CREATE DATABASE bench"))
-            url = postgres.url("bench")
-            asyncio.run(engine.migrated(url))
-            print(f"{FLOWS} workflows under way, 8 steps of {STEP} s; seconds")
-            print("without a kill  killed after  remained  took  ratio")
-            whole = calm(url)
-            for share in (0.25, 0.5, 0.75):
-                after = whole * share
-                took = killed(url, after)
-                remained = whole - after
-                print(
-                    f"{whole:14.2f} {after:13.2f} {remained:9.2f} {took:5.2f}"
-                    f" {took / remained:6.2f}"
-                )
-        finally:
-            postgres.kill()
+    with database() as url:
+        print(f"{FLOWS} workflows under way, 8 steps of {STEP} s; seconds")
+        print("without a kill  killed after  remained  took  ratio")
+        whole = calm(url)
+        for share in (0.25, 0.5, 0.75):
+            after = whole * share
+            took = killed(url, after)
+            remained = whole - after
+            print(f"{whole:14.2f} {after:13.2f} {remained:9.2f} {took:5.2f} {took / remained:6.2f}")
 
 
 if __name__ == "__main__":
