@@ -16,7 +16,12 @@ from sqlalchemy import event, make_url, text
 from sqlalchemy.engine import Connection, CursorResult, Row
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncTransaction,
+    create_async_engine,
+)
 from sqlalchemy.pool import NullPool
 from sqlalchemy.sql import Executable
 
@@ -57,13 +62,17 @@ class RaceLost(Exception):
 class Transaction:
     """One transaction, which begins with its first statement. `now` is its one moment.
 
-    `first` is awaited just before that statement, and may have statements of its own.
+    `first` is awaited just before that statement, and may have statements of its own. It ends with
+    its `async with` block.
     """
 
-    def __init__(self, begin: Callable[[], Awaitable[AsyncConnection]], now: datetime) -> None:
+    def __init__(
+        self, begin: Callable[[AsyncExitStack], Awaitable[AsyncConnection]], now: datetime
+    ) -> None:
         self._begin = begin
         self._connection: AsyncConnection | None = None
-        self._unmarked: list[AsyncExitStack] = []
+        self._end: AsyncExitStack | None = None
+        self._unmarked: list[Savepoint] = []
         self.now = now
         self.first: Callable[[], Awaitable[None]] | None = None
         self.wakes: set[str] = set()
@@ -77,13 +86,22 @@ class Transaction:
     async def connection(self) -> AsyncConnection:
         """Return the connection for a statement; begin if this is the first."""
         if self._connection is None:
-            self._connection = await self._begin()
+            self._end = AsyncExitStack()
+            self._connection = await self._begin(self._end)
             if self.first is not None:
                 await self.first()
         while self._unmarked:
-            savepoint = self._unmarked.pop(0)
-            await savepoint.enter_async_context(self._connection.begin_nested())
+            await self._unmarked.pop(0).mark(self._connection)
         return self._connection
+
+    async def __aenter__(self) -> "Transaction":
+        """Begin nothing yet."""
+        return self
+
+    async def __aexit__(self, *raised: Any) -> None:
+        """Commit; roll back if the block raised."""
+        if self._end is not None:
+            await self._end.__aexit__(*raised)
 
     async def execute(
         self, statement: Executable, rows: Sequence[Mapping[str, Any]] | None = None
@@ -103,16 +121,9 @@ class Transaction:
         """Return the first column of the first row, or None."""
         return (await self.execute(statement)).scalar()
 
-    @asynccontextmanager
-    async def savepoint(self) -> AsyncIterator[None]:
+    def savepoint(self) -> "Savepoint":
         """Undo what the block did when it raises; what came before stays."""
-        async with AsyncExitStack() as savepoint:
-            self._unmarked.append(savepoint)
-            try:
-                yield
-            finally:
-                if savepoint in self._unmarked:
-                    self._unmarked.remove(savepoint)
+        return Savepoint(self._unmarked)
 
     def wake(self, topic: str) -> None:
         """Wake, once this is committed, whoever waits for *topic*."""
@@ -121,6 +132,30 @@ class Transaction:
     def after(self, act: Callable[[], None]) -> None:
         """Do *act* (count something, say) once this is committed, and not if it is not."""
         self.afterwards.append(act)
+
+
+class Savepoint:
+    """A block of a transaction, marked in it with the block's first statement."""
+
+    def __init__(self, unmarked: "list[Savepoint]") -> None:
+        self._unmarked = unmarked
+        self._nested: AsyncTransaction | None = None
+
+    async def mark(self, connection: AsyncConnection) -> None:
+        """Mark where the block begins."""
+        self._nested = connection.begin_nested()
+        await self._nested.__aenter__()
+
+    async def __aenter__(self) -> None:
+        """Begin the block."""
+        self._unmarked.append(self)
+
+    async def __aexit__(self, *raised: Any) -> None:
+        """End it."""
+        if self._nested is None:
+            self._unmarked.remove(self)
+        else:
+            await self._nested.__aexit__(*raised)
 
 
 class Signals:
@@ -238,7 +273,7 @@ class Database:
         """
         for attempt in range(ATTEMPTS):
             try:
-                async with self._transaction(reads=False) as transaction:
+                async with Transaction(self._begin_writing, self.clock()) as transaction:
                     result = await work(transaction)
                     if self.has_peers and transaction.wakes:
                         await transaction.execute(_TELL, [{"topics": "\n".join(transaction.wakes)}])
@@ -258,26 +293,22 @@ class Database:
             await asyncio.sleep(random.random() * 0.005 * 2**attempt)  # noqa: S311
         raise AssertionError("unreachable")
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[Transaction]:
+    def read(self) -> Transaction:
         """Give a transaction for reading; what it writes is rolled back."""
-        async with self._transaction(reads=True) as transaction:
-            yield transaction
+        return Transaction(self._begin_reading, self.clock())
 
-    @asynccontextmanager
-    async def _transaction(self, *, reads: bool) -> AsyncIterator[Transaction]:
-        async with AsyncExitStack() as stack:
+    async def _begin_writing(self, end: AsyncExitStack) -> AsyncConnection:
+        connection = await end.enter_async_context(self.connection())
+        await end.enter_async_context(connection.begin())
+        return connection
 
-            async def begin() -> AsyncConnection:
-                connection = await stack.enter_async_context(self.connection())
-                if reads and self.is_sqlite:
-                    await connection.execution_options(ccfd_reads=True)
-                begun = await stack.enter_async_context(connection.begin())
-                if reads:
-                    stack.push_async_callback(begun.rollback)
-                return connection
-
-            yield Transaction(begin, self.clock())
+    async def _begin_reading(self, end: AsyncExitStack) -> AsyncConnection:
+        connection = await end.enter_async_context(self.connection())
+        if self.is_sqlite:
+            await connection.execution_options(ccfd_reads=True)
+        begun = await end.enter_async_context(connection.begin())
+        end.push_async_callback(begun.rollback)
+        return connection
 
     async def fetch_many(
         self, statement: str, arguments: Sequence[Sequence[Any]]
