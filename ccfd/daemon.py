@@ -40,6 +40,7 @@ from ccfd.store import migrate
 from ccfd.store.database import Database, DatabaseAway
 from ccfd.vt.hypervisors import Hypervisors
 from ccfd.vt.image_source import DirectoryImages
+from ccfd.workflow.backlog import Backlog
 from ccfd.workflow.engine import Engine
 from ccfd.workflow.intake import Intake
 from ccfd.workflow.intervene import Interventions
@@ -108,7 +109,7 @@ class Daemon:
         ours = known | repairs(settings, self.metrics.repaired)
         self.intake = Intake(known, lambda _kind, reason: self.metrics.dead_letter(reason))
         effects = drivers or self._effects()
-        self.records = Records(self.database, ours, effects, self.intake, self.metrics.ended)
+        self.records = Records(self.database, ours, self.intake, self.metrics.ended)
         self.interventions = Interventions(self.database, ours)
         self.lease = Lease(self.database)
         self.stream = Stream(self.database)
@@ -131,6 +132,7 @@ class Daemon:
         )
         self.engine = Engine(
             self.database,
+            Backlog(self.database, ours, effects),
             self.records,
             self._runner,
             self.lease,

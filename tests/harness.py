@@ -22,6 +22,7 @@ from ccfd.requests.decode import Event
 from ccfd.settings import Settings
 from ccfd.store import migrate, tables
 from ccfd.store.database import Database, Transaction
+from ccfd.workflow.backlog import Backlog
 from ccfd.workflow.engine import Engine
 from ccfd.workflow.handler import Handlers
 from ccfd.workflow.intake import Intake
@@ -107,7 +108,6 @@ class Harness:
         self.records = Records(
             self.database,
             self.handlers,
-            world.effects(),
             self.intake,
             lambda kind, outcome, _s: self.ended.append((kind, outcome)),
         )
@@ -195,7 +195,8 @@ class Harness:
     def fresh_engine(self) -> Engine:
         """Make an engine, the first or one after another was stopped."""
         self.runner.stopping.clear()
-        return Engine(self.database, self.records, self.runner, self.lease, concurrency=16)
+        backlog = Backlog(self.database, self.handlers, self.world.effects())
+        return Engine(self.database, backlog, self.records, self.runner, self.lease, concurrency=16)
 
     async def send(self, kind: str, message_id: str | None = None, **data: Any) -> str:
         """Store an event; return its request's id."""

@@ -12,9 +12,10 @@ from sqlalchemy.engine import Row
 
 from ccfd.store.database import Database, DatabaseAway
 from ccfd.store.rounds import rounds
+from ccfd.workflow.backlog import INTERRUPTED, Backlog
 from ccfd.workflow.intake import REQUESTS
 from ccfd.workflow.lease import Lease
-from ccfd.workflow.records import INTERRUPTED, Flow, LostError, Records
+from ccfd.workflow.records import Flow, LostError, Records
 from ccfd.workflow.runner import Runner, Stopping
 
 log = structlog.get_logger()
@@ -38,6 +39,7 @@ class Engine:
     def __init__(
         self,
         database: Database,
+        backlog: Backlog,
         records: Records,
         runner: Runner,
         lease: Lease,
@@ -45,6 +47,7 @@ class Engine:
         concurrency: int,
     ) -> None:
         self._database = database
+        self._backlog = backlog
         self._records = records
         self._runner = runner
         self._lease = lease
@@ -96,7 +99,7 @@ class Engine:
         me = self._lease.id
         free = self._free
         if free and self._is_time_to_look():
-            rows = await self._records.take_up(me, tuple(self._tasks), free)
+            rows = await self._backlog.take_up(me, tuple(self._tasks), free)
             for row in rows:
                 self._start(group, row.seq, partial(self._records.resume, row, me))
             if len(rows) == free:
@@ -137,7 +140,7 @@ class Engine:
         if not self._candidates:
             # What is started already may still count as waiting: ask for as many more.
             known = frozenset(self._tasks)
-            found = await self._records.waiting(len(known) + AHEAD)
+            found = await self._backlog.waiting(len(known) + AHEAD)
             self._candidates.extend(row for row in found if row.seq not in known)
         return bool(self._candidates)
 

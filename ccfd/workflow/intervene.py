@@ -8,10 +8,10 @@ from sqlalchemy.engine import Row
 from ccfd.errors import Refused
 from ccfd.store.database import Database, Transaction
 from ccfd.store.tables import request, workflow
+from ccfd.workflow.backlog import INTERRUPTED
 from ccfd.workflow.handler import Handlers
 from ccfd.workflow.intake import REQUESTS, cancel
 from ccfd.workflow.journal import Journal
-from ccfd.workflow.records import INTERRUPTED
 from ccfd.workflow.steps import Steps
 
 NOBODY = "nobody"

@@ -1,20 +1,20 @@
 """How a workflow's state gets into the database, and out of it again."""
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
 
-import structlog
-from sqlalchemy import ColumnElement, FromClause, and_, bindparam, exists, select, update
+from sqlalchemy import select
 from sqlalchemy.engine import Row
 
 from ccfd.errors import CcfdError, Refused
 from ccfd.requests.decode import Event
 from ccfd.store.database import Database, DatabaseAway, Transaction
 from ccfd.store.outbox import TOPIC
-from ccfd.store.tables import daemon, request, workflow
+from ccfd.store.tables import request, workflow
+from ccfd.workflow.backlog import AWAITING, INTERRUPTED
 from ccfd.workflow.handler import Child, Done, Handler, Handlers
 from ccfd.workflow.intake import REQUESTS, Intake
 from ccfd.workflow.journal import Journal
@@ -31,20 +31,10 @@ from ccfd.workflow.ledger import (
 from ccfd.workflow.results import Asked
 from ccfd.workflow.steps import Steps
 
-log = structlog.get_logger()
-
 # Told of every ended request: its type, its outcome, and the seconds since it was stored.
 Count = Callable[[str, str, float], None]
 
-INTERRUPTED = "interrupted"
-"""The topic that is woken when a request under way may be without a daemon."""
-
-RUNNING = ("running", "undoing")
 ENDED = "ended:"
-
-AWAITING = "children"
-"""The owner of a workflow that awaits its children; the daemon that looks when they have ended
-takes it up."""
 
 
 @dataclass(slots=True)
@@ -64,63 +54,21 @@ class Flow:
     answered: bool = False
 
 
-def _has_open_children(parent: FromClause) -> ColumnElement[bool]:
-    child = request.alias()
-    return exists().where(child.c.parent == parent.c.workflow_id, child.c.state.in_(OPEN))
-
-
-_READ_AHEAD = tuple(
-    request.c[name] for name in (*Asked.__slots__, "seq", "body", "cancelled", "received_at")
-)
-_WAITING = (
-    select(*_READ_AHEAD)
-    .where(
-        request.c.state == "queued",
-        request.c.type.in_(bindparam("types", expanding=True)),
-        ~must_wait(request),
-    )
-    .order_by(request.c.seq)
-)
-_INTERRUPTED = (
-    select(request.c.seq)
-    .join(workflow)
-    .where(
-        request.c.state.in_(RUNNING),
-        workflow.c.owner.not_in(select(daemon.c.id).where(daemon.c.id != bindparam("me"))),
-        ~and_(workflow.c.owner == AWAITING, _has_open_children(request)),
-    )
-    .order_by(request.c.seq)
-)
-
-
 class Records:
-    """The stored side of the engine.
-
-    What it does not know, a type of requests or the name of an effect, is left to a daemon that
-    does: while ccfd is upgraded, an older and a newer one run side by side.
-    """
+    """How each workflow is begun, gone on with, recorded and ended."""
 
     def __init__(
         self,
         database: Database,
         handlers: Handlers,
-        effects: Collection[str],
         intake: Intake,
         count: Count,
     ) -> None:
         self._database = database
         self._handlers = handlers
-        self._effects = effects
         self._intake = intake
         self._count = count
         self._ledger = Ledger(database)
-        self._foreign: set[int] = set()
-
-    async def waiting(self, limit: int) -> Sequence[Row[Any]]:
-        """Return, in stored order, the requests that are first in the queue of their key."""
-        known = _WAITING.params(types=list(self._handlers))
-        async with self._database.read() as transaction:
-            return await transaction.all(known.limit(limit))
 
     async def begin(self, row: Row[Any], me: str) -> Flow | None:
         """Decide a waiting request as daemon *me*.
@@ -132,51 +80,6 @@ class Records:
         except LostError:
             # What was read ahead may be another daemon's by now: that is nobody's fault.
             return None
-
-    async def take_up(self, me: str, known: Collection[int], limit: int) -> Sequence[Row[Any]]:
-        """Make requests under way that no living daemon carries out those of daemon *me*.
-
-        Not those whose number is among *known*, nor those that await children.
-        """
-        async with self._database.read() as transaction:
-            found = await transaction.all(_INTERRUPTED.params(me=me))
-        free = [row.seq for row in found if row.seq not in known and row.seq not in self._foreign]
-        if not free:
-            return []
-        return await self._database.run(partial(self._take_up, me, free[:limit]))
-
-    async def _take_up(
-        self, me: str, seqs: list[int], transaction: Transaction
-    ) -> Sequence[Row[Any]]:
-        rows = await transaction.all(
-            _INTERRUPTED.params(me=me)
-            .with_only_columns(request, workflow.c.epoch, workflow.c.journal)
-            .where(request.c.seq.in_(seqs))
-            .with_for_update(skip_locked=True, of=workflow)
-        )
-        rows = list(self._readable(rows))
-        await transaction.execute(
-            update(workflow)
-            .where(workflow.c.seq.in_([row.seq for row in rows]))
-            # A new epoch even where it was ours: what of the old one is on its way comes too late.
-            .values(owner=me, epoch=workflow.c.epoch + 1)
-        )
-        return rows
-
-    def _readable(self, rows: Sequence[Row[Any]]) -> Iterable[Row[Any]]:
-        for row in rows:
-            names = {step.name for step in Steps.from_json(row.steps).flat}
-            unknown = sorted(name for name in names if name not in self._effects)
-            if row.type in self._handlers and not unknown:
-                yield row
-                continue
-            self._foreign.add(row.seq)
-            log.error(
-                "left to a daemon that knows its steps",
-                request=row.request_id,
-                type=row.type,
-                unknown=unknown,
-            )
 
     async def resume(self, row: Row[Any], me: str) -> Flow:
         """Go on with a request that was taken up, from what its row said before."""

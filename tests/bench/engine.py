@@ -38,6 +38,7 @@ from ccfd import settings
 from ccfd.daemon import spare_the_collector
 from ccfd.store import tables
 from ccfd.store.database import Database, Transaction
+from ccfd.workflow.backlog import Backlog
 from ccfd.workflow.engine import Engine
 from ccfd.workflow.handler import Handler, Handlers
 from ccfd.workflow.intake import Intake
@@ -170,7 +171,7 @@ async def ours(url: str, at_once: int, count: int, shape: Sequence[int]) -> tupl
     handlers: Handlers = {Work.event: Work(shape)}
     counted, lease = Counted(), Lease(opened)
     effects, intake = counted.effects(), Intake(handlers, lambda *_: None)
-    records = Records(opened, handlers, effects, intake, lambda *_: None)
+    records = Records(opened, handlers, intake, lambda *_: None)
     runner = Runner(
         effects,
         records,
@@ -181,7 +182,8 @@ async def ours(url: str, at_once: int, count: int, shape: Sequence[int]) -> tupl
         clock=opened.clock,
         random=random.Random(1),
     )
-    engine = Engine(opened, records, runner, lease, concurrency=at_once)
+    backlog = Backlog(opened, handlers, effects)
+    engine = Engine(opened, backlog, records, runner, lease, concurrency=at_once)
     await opened.run(lambda transaction: fill(transaction, count))
     async with asyncio.TaskGroup() as group:
         leasing = group.create_task(lease.run())

@@ -20,6 +20,7 @@ from sqlalchemy import func, select
 from ccfd import settings
 from ccfd.store import tables
 from ccfd.store.database import Database
+from ccfd.workflow.backlog import Backlog
 from ccfd.workflow.engine import Engine
 from ccfd.workflow.handler import Handlers
 from ccfd.workflow.intake import Intake
@@ -47,7 +48,7 @@ async def work(url: str) -> None:
 
     effects = {"work": Effect(Trivial, do, do)}
     intake = Intake(handlers, lambda *_: None)
-    records = Records(opened, handlers, effects, intake, lambda *_: None)
+    records = Records(opened, handlers, intake, lambda *_: None)
     runner = Runner(
         effects,
         records,
@@ -63,7 +64,9 @@ async def work(url: str) -> None:
     print("ready", flush=True)
     async with asyncio.TaskGroup() as group:
         group.create_task(lease.run())
-        group.create_task(Engine(opened, records, runner, lease, concurrency=FLOWS).run())
+        backlog = Backlog(opened, handlers, effects)
+        ours = Engine(opened, backlog, records, runner, lease, concurrency=FLOWS)
+        group.create_task(ours.run())
 
 
 async def ended(url: str) -> float:

@@ -30,6 +30,7 @@ from sqlalchemy.util import await_only
 from ccfd import settings
 from ccfd.store.database import Database, DatabaseAway, Transaction
 from ccfd.store.tables import daemon
+from ccfd.workflow.backlog import Backlog
 from ccfd.workflow.engine import Engine
 from ccfd.workflow.handler import Handlers
 from ccfd.workflow.intake import REQUESTS, Intake
@@ -290,7 +291,7 @@ class Life:
         self.troubles: list[str] = []
         intake = Intake(handlers, lambda _kind, _code: None)
         mine = effects(self)
-        records = Records(self.link, handlers, mine, intake, lambda *_: None)
+        records = Records(self.link, handlers, intake, lambda *_: None)
         runner = Runner(
             mine,
             records,
@@ -301,7 +302,10 @@ class Life:
             clock=clock.utc,
             random=Random(1),
         )
-        self.engine = Engine(self.link, records, runner, self.lease, concurrency=concurrency)
+        backlog = Backlog(self.link, handlers, mine)
+        self.engine = Engine(
+            self.link, backlog, records, runner, self.lease, concurrency=concurrency
+        )
         self.loop.set_exception_handler(lambda _loop, told: self.troubles.append(repr(told)))
         self._main = self.loop.create_task(self._live())
 
