@@ -1,6 +1,7 @@
 """Where a subnet lies in its block of 64 addresses: pure arithmetic.
 
-A block holds subnets of one size; `used` is a bit mask of its places, place 0 the lowest bit.
+Block number n begins at address 64 n, whatever network it belongs to: a network can grow at both
+ends. A block holds subnets of one size; `used` is a bit mask of its places, place 0 the lowest bit.
 """
 
 BLOCK = 64
@@ -35,19 +36,19 @@ def is_full(used: int, size: int) -> bool:
     return used == (1 << count(size)) - 1
 
 
-def first_address(network: int, block: int, place: int, size: int) -> int:
-    """Return the subnet's network address; *network* is the whole network's."""
-    return network + block * BLOCK + place * size
+def first_address(block: int, place: int, size: int) -> int:
+    """Return the subnet's network address."""
+    return block * BLOCK + place * size
 
 
-def place_of(network: int, first: int, size: int) -> tuple[int, int]:
+def place_of(first: int, size: int) -> tuple[int, int]:
     """Return block and place of the subnet at *first*: the opposite of `first_address`.
 
     Raises `ValueError` where no subnet of *size* addresses begins there.
     """
-    if size not in SIZES or (first - network) % size:
+    if size not in SIZES or first % size:
         raise ValueError("no subnet can lie there")
-    block, offset = divmod(first - network, BLOCK)
+    block, offset = divmod(first, BLOCK)
     return block, offset // size
 
 

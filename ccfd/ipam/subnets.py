@@ -81,42 +81,55 @@ async def reserve(
 async def _take_place(
     owner: str, size: int, island: str, transaction: Transaction
 ) -> dict[str, Any]:
-    for net in await networks.serving(1, island, transaction):
-        opened = await transaction.one(
-            select(block)
-            .where(block.c.network == net.cidr, block.c.size == size, ~block.c.is_full)
-            .order_by(block.c.network, block.c.size, block.c.number)
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        if opened is not None:
-            number, place = opened.number, places.lowest_free(opened.used, size)
-            used = places.with_place(opened.used, place)
-            await transaction.execute(
-                update(block)
-                .where(block.c.network == net.cidr, block.c.number == number)
-                .values(used=used, is_full=places.is_full(used, size))
-            )
-        else:
-            fresh = await pools.take(networks.pool_of(net.cidr), f"size:{size}", transaction)
-            if fresh is None:
-                continue
-            number, place, used = fresh, 0, places.with_place(0, 0)
-            await transaction.execute(
-                insert(block).values(
-                    network=net.cidr,
-                    number=number,
-                    size=size,
-                    used=used,
-                    is_full=places.is_full(used, size),
-                )
-            )
-        first = places.first_address(net.first, number, place, size)
-        return {"network": net.cidr, "block": number, "place": place, "first": first}
+    nets = await networks.serving(1, island, transaction)
+    # First past the blocks that others are changing; if nothing is left, after them.
+    for waits in (False, True):
+        for net in nets:
+            found = await _open_place(net.cidr, size, transaction, waits=waits)
+            if found is None:
+                found = await _fresh_block(net.cidr, size, transaction)
+            if found is not None:
+                number, place = found
+                first = places.first_address(number, place, size)
+                return {"network": net.cidr, "block": number, "place": place, "first": first}
     raise Refused(
         "network_exhausted",
         f"no network of type 1 on island {island} has room for {size} addresses for {owner}",
     )
+
+
+async def _open_place(
+    cidr: str, size: int, transaction: Transaction, *, waits: bool
+) -> tuple[int, int] | None:
+    """Take the lowest free place of the lowest open block; return both."""
+    opened = await transaction.one(
+        select(block)
+        .where(block.c.network == cidr, block.c.size == size, ~block.c.is_full)
+        .order_by(block.c.network, block.c.size, block.c.number)
+        .limit(1)
+        .with_for_update(skip_locked=not waits)
+    )
+    if opened is None:
+        return None
+    place = places.lowest_free(opened.used, size)
+    used = places.with_place(opened.used, place)
+    await transaction.execute(
+        update(block)
+        .where(block.c.network == cidr, block.c.number == opened.number)
+        .values(used=used, is_full=places.is_full(used, size))
+    )
+    return opened.number, place
+
+
+async def _fresh_block(cidr: str, size: int, transaction: Transaction) -> tuple[int, int] | None:
+    """Open the lowest free block, and take its first place; return both."""
+    number = await pools.take(networks.pool_of(cidr), f"size:{size}", transaction)
+    if number is None:
+        return None
+    used = places.with_place(0, 0)
+    values = {"size": size, "used": used, "is_full": places.is_full(used, size)}
+    await transaction.execute(insert(block).values(network=cidr, number=number, **values))
+    return number, 0
 
 
 async def claim(owner: str, gateway: str, seconds: int, transaction: Transaction) -> Row[Any]:
@@ -138,7 +151,7 @@ async def claim(owner: str, gateway: str, seconds: int, transaction: Transaction
     if held is None:
         raise Refused("network_exhausted", f"no [[network]] of type 1 holds the subnet {whole}")
     try:
-        number, place = places.place_of(held.first, first, size)
+        number, place = places.place_of(first, size)
     except ValueError as exc:
         raise Refused("network_exhausted", f"{whole} is no subnet of {held.cidr}: {exc}") from exc
     await _claim_place(held.cidr, number, place, size, transaction)

@@ -201,6 +201,7 @@ pool = Table(
     "pool",
     metadata,
     Column("name", String(40), primary_key=True),
+    Column("first", BigInteger, nullable=False),
     Column("next", BigInteger, nullable=False),
     Column("last", BigInteger, nullable=False),
 )
@@ -208,7 +209,7 @@ pool = Table(
 pool_item = Table(
     "pool_item",
     metadata,
-    Column("pool", ForeignKey("pool.name"), primary_key=True),
+    Column("pool", ForeignKey("pool.name", onupdate="CASCADE"), primary_key=True),
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("owner", String(200)),
 )
@@ -223,7 +224,7 @@ Index(
 block = Table(
     "block",
     metadata,
-    Column("network", ForeignKey("network.cidr"), primary_key=True),
+    Column("network", ForeignKey("network.cidr", onupdate="CASCADE"), primary_key=True),
     Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("size", Integer, nullable=False),
     Column("used", Integer, nullable=False),
@@ -246,7 +247,7 @@ subnet = Table(
     metadata,
     Column("id", Serial, primary_key=True, autoincrement=True),
     Column("owner", String(63), nullable=False, unique=True),
-    Column("network", ForeignKey("network.cidr"), nullable=False),
+    Column("network", ForeignKey("network.cidr", onupdate="CASCADE"), nullable=False),
     Column("block", BigInteger, nullable=False),
     Column("place", Integer, nullable=False),
     Column("size", Integer, nullable=False),

@@ -102,6 +102,7 @@ def upgrade() -> None:
     op.create_table(
         "pool",
         sa.Column("name", sa.String(length=40), nullable=False),
+        sa.Column("first", sa.BigInteger(), nullable=False),
         sa.Column("next", sa.BigInteger(), nullable=False),
         sa.Column("last", sa.BigInteger(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_pool")),
@@ -222,7 +223,9 @@ def upgrade() -> None:
         sa.Column("is_full", sa.Boolean(), nullable=False),
         sa.CheckConstraint("size IN (8, 16, 32, 64)", name=op.f("ck_block_size")),
         sa.CheckConstraint("used > 0", name=op.f("ck_block_not_empty")),
-        sa.ForeignKeyConstraint(["network"], ["network.cidr"], name=op.f("fk_block_network")),
+        sa.ForeignKeyConstraint(
+            ["network"], ["network.cidr"], name=op.f("fk_block_network"), onupdate="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("network", "number", name=op.f("pk_block")),
         sa.UniqueConstraint("network", "number", "size", name=op.f("uq_block_network_number_size")),
     )
@@ -240,7 +243,9 @@ def upgrade() -> None:
         sa.Column("pool", sa.String(length=40), nullable=False),
         sa.Column("number", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("owner", sa.String(length=200), nullable=True),
-        sa.ForeignKeyConstraint(["pool"], ["pool.name"], name=op.f("fk_pool_item_pool")),
+        sa.ForeignKeyConstraint(
+            ["pool"], ["pool.name"], name=op.f("fk_pool_item_pool"), onupdate="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("pool", "number", name=op.f("pk_pool_item")),
     )
     with op.batch_alter_table("pool_item", schema=None) as batch_op:
@@ -268,7 +273,9 @@ def upgrade() -> None:
             "state IN ('reserved', 'confirmed', 'expired')", name=op.f("ck_subnet_state")
         ),
         sa.CheckConstraint("place >= 0 AND place < 64 / size", name=op.f("ck_subnet_place")),
-        sa.ForeignKeyConstraint(["network"], ["network.cidr"], name=op.f("fk_subnet_network")),
+        sa.ForeignKeyConstraint(
+            ["network"], ["network.cidr"], name=op.f("fk_subnet_network"), onupdate="CASCADE"
+        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_subnet")),
         sa.UniqueConstraint("owner", name=op.f("uq_subnet_owner")),
     )
