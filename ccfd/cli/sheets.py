@@ -230,8 +230,12 @@ def error(document: Document | None) -> list[Block]:
 
 def plan(document: Document) -> list[Block]:
     """Describe what a request would do: its steps as a table, the rest line by line."""
-    steps = document.get("steps") or []
-    blocks: list[Block] = [facts(document, "steps")]
+    steps, requests = document.get("steps") or [], document.get("requests") or []
+    blocks: list[Block] = [facts(document, "steps", "requests")]
+    if requests:
+        rows = [{"type": one["type"], **one["data"]} for one in requests]
+        columns = tuple(dict.fromkeys(name for row in rows for name in row))
+        blocks.append(sheet("requests", _plain(*columns), rows))
     if steps and all(isinstance(step, dict) for step in steps):
         columns = tuple(dict.fromkeys(name for step in steps for name in step))
         blocks.append(sheet("steps", _plain(*columns), steps))

@@ -1,5 +1,7 @@
 """Every event that this release carries out."""
 
+from ccfd.handlers.flavor_events import CreateFlavor, DeleteFlavor
+from ccfd.handlers.host_events import ActivateHost, DrainHost
 from ccfd.handlers.slice_events import CreateSlice, DeleteSlice
 from ccfd.handlers.subnet_events import ConfirmSubnet, CreateSubnet, DeleteSubnet
 from ccfd.handlers.vm_events import CreateVm, DeleteVm
@@ -17,5 +19,9 @@ def handlers(settings: Settings) -> Handlers:
         DeleteSlice(settings),
         CreateVm(settings),
         DeleteVm(settings),
+        CreateFlavor(),
+        DeleteFlavor(),
+        DrainHost(),
+        ActivateHost(),
     )
     return {handler.event: handler for handler in known}

@@ -166,3 +166,24 @@ class VmDelete(Body):
     """Delete a VM."""
 
     vm: VmId
+
+
+class FlavorCreate(Body):
+    """Give a size of VMs a name."""
+
+    flavor: Name
+    cpu: Cpu
+    ram: Ram
+    disk: Disk
+
+
+class FlavorName(Body):
+    """Name a flavor."""
+
+    flavor: Name
+
+
+class HostName(Body):
+    """Name a host."""
+
+    host: Name

@@ -46,6 +46,8 @@ class Handler(ABC, Generic[B, P]):
     plan: ClassVar[type[Any]]
     cancels: ClassVar[frozenset[str]] = frozenset()
     """Types of requests with the same key that this one cancels."""
+    content_with: ClassVar[frozenset[str]] = frozenset()
+    """Codes of errors by which a child may fail and yet have done what it is for."""
 
     @abstractmethod
     async def key(self, body: B, transaction: Transaction) -> str:

@@ -96,7 +96,12 @@ class Records:
                 .where(request.c.parent == flow.asked.workflow_id)
                 .order_by(request.c.seq)
             )
-        failed = [row.terminal["error"] for row in children if "error" in row.terminal]
+        failed = [
+            row.terminal["error"]
+            for row in children
+            if "error" in row.terminal
+            and row.terminal["error"]["code"] not in flow.handler.content_with
+        ]
         if failed:
             flow.journal.never_begin(failed[0])
 
@@ -119,8 +124,12 @@ class Records:
             decision = await handler.decide(body, transaction)
             if isinstance(decision, Done):
                 raise Seen({"plan": None, "steps": [], "result": decision.result})
+            requests = [
+                {"type": child.type, "data": child.body} for child in handler.children(decision)
+            ]
             steps = [asdict(step) for step in handler.steps(decision).flat]
-            raise Seen({"plan": handler.write_plan(decision), "steps": steps})
+            chosen = {"plan": handler.write_plan(decision), "steps": steps}
+            raise Seen({**chosen, "requests": requests} if requests else chosen)
 
         try:
             return await self._database.run(look)
