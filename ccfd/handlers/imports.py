@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from sqlalchemy import insert, select, update
 
 from ccfd.handlers.slice_events import VNI_POOL
-from ccfd.ipam import networks, pools
+from ccfd.ipam import networks, pools, subnets
 from ccfd.model.vm import Image
 from ccfd.settings import Settings
 from ccfd.store import tables
@@ -14,6 +14,9 @@ from ccfd.store.database import Transaction
 
 async def import_settings(settings: Settings, transaction: Transaction) -> None:
     """Import networks, the range of VNIs, hosts, and flavors whose names were never seen."""
+    # What expired while nobody ran holds no network.
+    while await subnets.expire(transaction):
+        pass
     await networks.import_all(settings.network, transaction)
     await pools.define(VNI_POOL, *settings.slices.vni, transaction)
     await _hosts(settings, transaction)

@@ -3,6 +3,6 @@
 import subprocess
 import sys
 
-for name in ("slice_create", "engine", "inbox", "recovery"):
+for name in ("slice_create", "engine", "inbox", "recovery", "ipam"):
     print(f"\n== {name}", flush=True)
     subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=True)

@@ -67,6 +67,11 @@ RESERVE = ("subnet.create", {"owner": SLICE, "timeout": 3600})
 CONFIRM = ("subnet.create_success", {"owner": SLICE})
 GIVE_BACK = ("subnet.delete", {"owner": SLICE})
 
+NEW_FLAVOR = ("flavor.create", {"flavor": "small", "cpu": 1, "ram": 64, "disk": 1})
+NO_FLAVOR = ("flavor.delete", {"flavor": "tiny"})
+DRAIN = ("host.drain", {"host": "h1"})
+ACTIVATE = ("host.activate", {"host": "h1"})
+
 NO_BOOT = ("domains.boot:before", "b")
 BOOT_LOST = ("domains.boot:after", "b")
 
@@ -118,4 +123,11 @@ SCENARIOS = (
     ),
     Scenario(story="the last of its host", before=(create(A, B),), asks=(SHRINK,)),
     Scenario(story="one of two", before=(create(A, SECOND),), asks=(SHRINK,)),
+    Scenario(story="done", asks=(NEW_FLAVOR,)),
+    Scenario(story="refused", before=(NEW_FLAVOR,), asks=(NEW_FLAVOR,)),
+    Scenario(story="without VMs", asks=(NO_FLAVOR,)),
+    Scenario(story="with two VMs", before=(create(A, B),), asks=(NO_FLAVOR,)),
+    Scenario(story="done", asks=(DRAIN,)),
+    Scenario(story="done", before=(DRAIN,), asks=(ACTIVATE,)),
+    Scenario(story="refused", asks=(("host.drain", {"host": "h9"}),)),
 )

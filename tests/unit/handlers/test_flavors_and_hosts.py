@@ -71,24 +71,37 @@ async def test_its_vms_go_with_it_and_no_other(harness: Harness) -> None:
         assert refused["error"]["code"] == "flavor_not_found"
 
 
+async def half_deleted(harness: Harness) -> tuple[str, str]:
+    """Have a deletion wait for its second VM, whose slice is busy; return its id and the VM's."""
+    await harness.ask("flavor.create", **SMALL)
+    first, second = await slices_of(harness, "one", "two")
+    row = busy(harness, "slice:two")
+    await harness.database.run(lambda tx: tx.execute(tables.request.insert().values(row)))
+    asked = await harness.send("flavor.delete", flavor="small")
+    await until_gone(harness, first)
+    return asked, second
+
+
 async def test_cancelled_between_two_vms_the_flavor_and_the_second_vm_stay(
     harness: Harness,
 ) -> None:
-    """The second slice is busy, so that its VM waits: then the deletion is cancelled."""
     async with harness.running():
-        await harness.ask("flavor.create", **SMALL)
-        first, second = await slices_of(harness, "one", "two")
-        await harness.database.run(
-            lambda tx: tx.execute(tables.request.insert().values(**busy(harness, "slice:two")))
-        )
-        asked = await harness.send("flavor.delete", flavor="small")
-        await until_gone(harness, first)
+        asked, second = await half_deleted(harness)
         await harness.interventions.cancel(asked)
         await let_go(harness)
         ended = await harness.terminal(asked)
     assert ended["error"]["code"] == "cancelled"
     assert [one["vm"] for one in ended["error"]["details"]["left"]] == [second]
     assert "small" in await flavors(harness)
+
+
+async def test_a_vm_that_went_by_itself_is_no_failure(harness: Harness) -> None:
+    async with harness.running():
+        asked, second = await half_deleted(harness)
+        mine = tables.vm.c.id == second
+        await harness.database.run(lambda tx: tx.execute(tables.vm.delete().where(mine)))
+        await let_go(harness)
+        assert (await harness.terminal(asked))["outcome"] == "succeeded"
 
 
 async def until_gone(harness: Harness, vm: str) -> None:
@@ -119,22 +132,6 @@ async def let_go(harness: Harness) -> None:
     """Have the key free again."""
     mine = tables.request.c.request_id == "busy"
     await harness.database.run(lambda tx: tx.execute(tables.request.delete().where(mine)))
-
-
-async def test_a_vm_that_went_by_itself_is_no_failure(harness: Harness) -> None:
-    async with harness.running():
-        await harness.ask("flavor.create", **SMALL)
-        first, second = await slices_of(harness, "one", "two")
-        await harness.database.run(
-            lambda tx: tx.execute(tables.request.insert().values(**busy(harness, "slice:two")))
-        )
-        asked = await harness.send("flavor.delete", flavor="small")
-        await until_gone(harness, first)
-        await harness.database.run(
-            lambda tx: tx.execute(tables.vm.delete().where(tables.vm.c.id == second))
-        )
-        await let_go(harness)
-        assert (await harness.terminal(asked))["outcome"] == "succeeded"
 
 
 async def test_a_drained_host_gets_no_vms_until_it_is_active(harness: Harness) -> None:

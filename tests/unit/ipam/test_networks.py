@@ -1,11 +1,13 @@
 """Networks follow the settings, and nobody loses an address by it."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from ccfd.errors import Refused
+from ccfd.handlers.imports import import_settings
 from ccfd.ipam import Ipam, networks
 from ccfd.settings import Network
 from ccfd.store import tables
@@ -81,3 +83,12 @@ async def test_a_network_that_nobody_uses_goes(harness: Harness, ipam: Ipam) -> 
     assert await ipam.create_subnet("a", island="other") == "10.9.0.1/26"
     rows = await harness.database.run(lambda tx: tx.all(select(tables.network.c.cidr)))
     assert [row.cidr for row in rows] == ["10.9.0.0/24"]
+
+
+async def test_what_expired_while_nobody_ran_holds_no_network(harness: Harness, ipam: Ipam) -> None:
+    await ipam.create_subnet("a")
+    past = harness.database.clock() - timedelta(seconds=1)
+    await harness.database.run(lambda tx: tx.execute(update(tables.subnet).values(expires_at=past)))
+    moved = harness.settings.model_copy(update={"network": (slices("10.9.0.0/24"),)})
+    await harness.database.run(lambda tx: import_settings(moved, tx))
+    assert await ipam.create_subnet("b") == "10.9.0.1/26"
