@@ -17,7 +17,6 @@ from ccfd import settings
 from ccfd.handlers.imports import import_images, import_settings
 from ccfd.handlers.registry import handlers
 from ccfd.handlers.timers import Timers
-from ccfd.model.vm import Image
 from ccfd.requests.decode import Event
 from ccfd.settings import Settings
 from ccfd.store import migrate, tables
@@ -31,9 +30,7 @@ from ccfd.workflow.lease import Lease
 from ccfd.workflow.records import Flow, Records
 from ccfd.workflow.runner import Runner
 from ccfd.workflow.steps import Step
-from tests.twins import World
-
-TINY = Image(name="tiny", checksum="5" * 64, size=1 << 20, virtual_size=48 << 20)
+from tests.twins import TINY, World
 
 # Statements are compiled once for all of a run's harnesses, and not once for each.
 COMPILED: dict[Any, Any] = {}

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ccfd.errors import Refused
@@ -10,12 +10,14 @@ from ccfd.handlers.effects import effects
 from ccfd.handlers.reconcile_compare import Present, SeenHost
 from ccfd.model import names
 from ccfd.model.network import Bridge, Dhcp, DhcpChange, Namespace, Port, Ports
-from ccfd.model.vm import Disk, ImageOnHost, Machine
+from ccfd.model.vm import Disk, Image, ImageListing, ImageOnHost, Machine
 from ccfd.network.node import SeenSlice
 from ccfd.network.snapshot import Inventory, SeenBridge, SeenPort
 from ccfd.vt.domains import Found
 from ccfd.vt.metadata import Owner
 from ccfd.workflow.steps import Effects
+
+TINY = Image(name="tiny", checksum="5" * 64, size=1 << 20, virtual_size=48 << 20)
 
 Trap = Callable[[str, Any], Awaitable[None]]
 
@@ -43,6 +45,7 @@ class World:
     legs: dict[int, str] = field(default_factory=dict)
     dhcp_files: dict[int, Dhcp] = field(default_factory=dict)
     dhcp: dict[int, Dhcp] = field(default_factory=dict)
+    store: tuple[Image, ...] = (TINY,)
     images: set[tuple[str, str]] = field(default_factory=set)
     disks: dict[tuple[str, str], str] = field(default_factory=dict)
     seeds: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -174,6 +177,14 @@ class DhcpTwin:
 class ImagesTwin:
     def __init__(self, world: World) -> None:
         self._world = world
+
+    async def list(self, wanted: ImageListing) -> dict[str, Any]:
+        await self._world.trap("images.list:before", wanted)
+        found = [asdict(image) for image in self._world.store if wanted.name in (None, image.name)]
+        if wanted.name is not None and not found:
+            raise Refused("image_not_found", f"no image {wanted.name}")
+        await self._world.trap("images.list:after", wanted)
+        return {"images": found}
 
     async def fetch(self, wanted: ImageOnHost) -> None:
         await self._world.trap("images.fetch:before", wanted)

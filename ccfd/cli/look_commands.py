@@ -75,6 +75,18 @@ def delete(context: typer.Context, name: FlavorName, wait: Wait = True) -> None:
     session(context).send("flavor.delete", {"flavor": name}, wait=wait)
 
 
+@image.command("import")
+def import_(
+    context: typer.Context,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Only this image; all by default.")
+    ] = None,
+    wait: Wait = True,
+) -> None:
+    """Take the list of images from the image store."""
+    session(context).send("image.import", {"name": name}, wait=wait)
+
+
 @image.command("list")
 def list_images(context: typer.Context) -> None:
     """List images."""

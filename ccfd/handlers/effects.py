@@ -6,7 +6,7 @@ The names are stored with each workflow's steps and live as long as the database
 from typing import Protocol
 
 from ccfd.model.network import Bridge, Dhcp, DhcpChange, Namespace, Ports
-from ccfd.model.vm import Disk, ImageOnHost, Machine, Start
+from ccfd.model.vm import Disk, ImageListing, ImageOnHost, Machine, Start
 from ccfd.workflow.steps import Effect, Effects, Value
 
 
@@ -36,8 +36,9 @@ class DhcpServers(Protocol):
 
 
 class Images(Protocol):
-    """The base images on the hosts."""
+    """The image store, and the base images on the hosts."""
 
+    async def list(self, wanted: ImageListing) -> Value: ...
     async def fetch(self, wanted: ImageOnHost) -> None: ...
 
 
@@ -76,6 +77,7 @@ def effects(
         await domains.destroy(start.machine)
 
     return {
+        "list-images": Effect(ImageListing, images.list, None),
         # Base images belong to no workflow: they stay for the next VM.
         "fetch-image": Effect(ImageOnHost, images.fetch, None),
         "make-bridge": Effect(Bridge, fabric.make, fabric.remove),

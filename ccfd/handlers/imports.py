@@ -57,10 +57,17 @@ async def _hosts(settings: Settings, transaction: Transaction) -> None:
         )
 
 
-async def import_images(images: Iterable[Image], transaction: Transaction) -> dict[str, list[str]]:
-    """Make the image list equal to the store's; return the names that came, changed and went."""
+async def import_images(
+    images: Iterable[Image], transaction: Transaction, *, only: str | None = None
+) -> dict[str, list[str]]:
+    """Make the image list equal to the store's; return the names that came, changed and went.
+
+    With *only*, no other name is touched.
+    """
     table = tables.image
-    known = {row.name: row for row in await transaction.all(select(table))}
+    known = {
+        row.name: row for row in await transaction.all(select(table)) if only in (None, row.name)
+    }
     found = {image.name: image for image in images}
     changes: dict[str, list[str]] = {"imported": [], "updated": [], "removed": []}
     for name, image in sorted(found.items()):

@@ -2,6 +2,7 @@
 
 from ccfd.handlers.flavor_events import CreateFlavor, DeleteFlavor
 from ccfd.handlers.host_events import ActivateHost, DrainHost
+from ccfd.handlers.image_events import ImportImages
 from ccfd.handlers.slice_events import CreateSlice, DeleteSlice
 from ccfd.handlers.subnet_events import ConfirmSubnet, CreateSubnet, DeleteSubnet
 from ccfd.handlers.vm_events import CreateVm, DeleteVm
@@ -21,6 +22,7 @@ def handlers(settings: Settings) -> Handlers:
         DeleteVm(settings),
         CreateFlavor(),
         DeleteFlavor(),
+        ImportImages(),
         DrainHost(),
         ActivateHost(),
     )

@@ -23,6 +23,13 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageListing:
+    """What is asked of the image store: all images, or the one called *name*."""
+
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageOnHost:
     """A base image that shall be in a host's pool."""
 

@@ -187,3 +187,9 @@ class HostName(Body):
     """Name a host."""
 
     host: Name
+
+
+class ImageImport(Body):
+    """Take the list of images from the store, or one image of it."""
+
+    name: Name | None = None

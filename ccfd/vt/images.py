@@ -9,11 +9,13 @@ import asyncio
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from ccfd.errors import Refused, Transient
 from ccfd.model import names
-from ccfd.model.vm import Image, ImageOnHost
+from ccfd.model.vm import Image, ImageListing, ImageOnHost
 from ccfd.vt import api, pools, volumes
 from ccfd.vt.image_source import ImageSource
 from ccfd.vt.lane import Lane
@@ -26,13 +28,27 @@ _SLOWEST = 4 << 20
 
 
 class Images:
-    """The base images in the hosts' pools."""
+    """The image store, and the base images in the hosts' pools."""
 
     def __init__(self, lanes: Mapping[str, Lane], source: ImageSource, pool: str) -> None:
         self._lanes = lanes
         self._source = source
         self._pool = pool
         self._busy: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
+
+    async def list(self, wanted: ImageListing) -> dict[str, Any]:
+        """Return `{"images": [...]}`, each as the fields of an `Image`.
+
+        Raises `Refused` (`image_not_found`): there is no store, or nothing of that name in it.
+        """
+        found = [
+            asdict(image)
+            for image in await self._source.list()
+            if wanted.name in (None, image.name)
+        ]
+        if wanted.name is not None and not found:
+            raise Refused("image_not_found", f"the image store has no image {wanted.name!r}")
+        return {"images": found}
 
     async def fetch(self, wanted: ImageOnHost) -> None:
         """Have the image in the host's pool; a complete one is never touched.

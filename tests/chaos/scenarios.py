@@ -127,6 +127,8 @@ SCENARIOS = (
     Scenario(story="refused", before=(NEW_FLAVOR,), asks=(NEW_FLAVOR,)),
     Scenario(story="without VMs", asks=(NO_FLAVOR,)),
     Scenario(story="with two VMs", before=(create(A, B),), asks=(NO_FLAVOR,)),
+    Scenario(story="done", asks=(("image.import", {}),)),
+    Scenario(story="refused", asks=(("image.import", {"name": "nope"}),)),
     Scenario(story="done", asks=(DRAIN,)),
     Scenario(story="done", before=(DRAIN,), asks=(ACTIVATE,)),
     Scenario(story="refused", asks=(("host.drain", {"host": "h9"}),)),

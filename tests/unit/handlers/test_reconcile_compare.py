@@ -22,7 +22,8 @@ from ccfd.network.node import SeenSlice
 from ccfd.network.snapshot import Inventory, SeenBridge, SeenPort
 from ccfd.vt.domains import Found
 from ccfd.vt.metadata import Owner
-from tests.harness import TINY, lab_settings
+from tests.harness import lab_settings
+from tests.twins import TINY
 
 A = "aaaaaaaa-0000-4000-8000-000000000000"
 B = "bbbbbbbb-0000-4000-8000-000000000000"
