@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from ccfd.errors import Refused
+from ccfd.model.vm import ImageListing
 from ccfd.vt.image_source import DirectoryImages
+from ccfd.vt.images import Images
 from tests.unit.vt.test_qcow2 import header
 
 
@@ -84,3 +86,15 @@ async def test_an_image_whose_file_went_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(Refused) as refused:
         await images.open_path(image)
     assert refused.value.code == "image_not_found"
+
+
+async def test_the_step_lists_all_or_one_by_name(tmp_path: Path) -> None:
+    put(tmp_path, "one.qcow2", header())
+    put(tmp_path, "two.qcow2", header(size=1 << 30))
+    images = Images({}, DirectoryImages(tmp_path), "/pool")
+    told = await images.list(ImageListing())
+    assert [image["name"] for image in told["images"]] == ["one", "two"]
+    told = await images.list(ImageListing(name="two"))
+    assert [image["virtual_size"] for image in told["images"]] == [1 << 30]
+    with pytest.raises(Refused, match="no image 'three'"):
+        await images.list(ImageListing(name="three"))
