@@ -143,8 +143,9 @@ class Savepoint:
 
     async def mark(self, connection: AsyncConnection) -> None:
         """Mark where the block begins."""
-        self._nested = connection.begin_nested()
-        await self._nested.__aenter__()
+        nested = connection.begin_nested()
+        await nested.__aenter__()
+        self._nested = nested
 
     async def __aenter__(self) -> None:
         """Begin the block."""
@@ -152,10 +153,10 @@ class Savepoint:
 
     async def __aexit__(self, *raised: Any) -> None:
         """End it."""
-        if self._nested is None:
-            self._unmarked.remove(self)
-        else:
+        if self._nested is not None:
             await self._nested.__aexit__(*raised)
+        elif self in self._unmarked:
+            self._unmarked.remove(self)
 
 
 class Signals:
