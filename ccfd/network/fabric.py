@@ -24,12 +24,6 @@ ATTEMPTS = 8
 RESTART = 0.1
 """Seconds in which no ovs-vswitchd is killed, started again, and has applied a change."""
 
-LINGER = 0.5
-"""Seconds, on a machine that is not slow, that a userspace bridge's link may outlive the bridge:
-ovs-vswitchd destroys it in the background."""
-SLOW = 10
-"""How many times as long as the removal took it may take on one that is."""
-
 
 class Fabric:
     """The switches of all hosts and of the network node (`names.NODE`).
@@ -83,7 +77,7 @@ class Fabric:
         # only by the bridge's row. (The kernel's datapath tells it by itself.) So whoever was
         # slow, and may have been another one, is given that row once more.
         if stood and seconds < RESTART:
-            await asyncio.sleep(max(LINGER, SLOW * seconds))
+            await asyncio.sleep(RESTART / 2)
             seconds = await _timed(db.transact_applied([]))
         if not stood or seconds >= RESTART:
             await self._take_away_again(db, switch, bridge)
