@@ -51,6 +51,7 @@ class World:
     seeds: dict[tuple[str, str], str] = field(default_factory=dict)
     definitions: dict[tuple[str, str], Machine] = field(default_factory=dict)
     domains: dict[tuple[str, str], Machine] = field(default_factory=dict)
+    taken_down: set[str] = field(default_factory=set)
     boots: list[str] = field(default_factory=list)
     trap: Trap = no_trap
     halfway: Callable[[], Awaitable[None]] = no_pause
@@ -124,6 +125,10 @@ class FabricTwin:
             bridge.pop(port.name, None)
             await self._world.halfway()
         await self._world.trap("fabric.unplug:after", ports)
+
+    async def carries(self, ports: Ports) -> bool:
+        await self._world.trap("fabric.carries:before", ports)
+        return not any(port.name in self._world.taken_down for port in ports.ports)
 
 
 class NamespacesTwin:
@@ -232,6 +237,12 @@ class DomainsTwin:
             self._world.boots.append(machine.vm)
         await self._world.trap("domains.boot:after", machine)
         return None
+
+    async def power_off(self, machine: Machine) -> None:
+        await self._world.trap("domains.power_off:before", machine)
+        self._world.domains.pop((machine.host, machine.vm), None)
+        self._world.taken_down.discard(names.tap(machine.vm))
+        await self._world.trap("domains.power_off:after", machine)
 
     async def destroy(self, machine: Machine) -> None:
         await self._world.trap("domains.destroy:before", machine)

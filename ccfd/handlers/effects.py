@@ -5,6 +5,7 @@ The names are stored with each workflow's steps and live as long as the database
 
 from typing import Protocol
 
+from ccfd.errors import Transient
 from ccfd.model.network import Bridge, Dhcp, DhcpChange, Namespace, Ports
 from ccfd.model.vm import Disk, ImageListing, ImageOnHost, Machine, Start
 from ccfd.workflow.steps import Effect, Effects, Value
@@ -17,6 +18,7 @@ class Fabric(Protocol):
     async def remove(self, bridge: Bridge) -> None: ...
     async def plug(self, ports: Ports) -> None: ...
     async def unplug(self, ports: Ports) -> None: ...
+    async def carries(self, ports: Ports) -> bool: ...
 
 
 class Namespaces(Protocol):
@@ -53,6 +55,7 @@ class Domains(Protocol):
     """The VMs' libvirt domains."""
 
     async def boot(self, machine: Machine) -> Value: ...
+    async def power_off(self, machine: Machine) -> None: ...
     async def destroy(self, machine: Machine) -> None: ...
 
 
@@ -71,7 +74,16 @@ def effects(
         # A switch that had opened the tap of an earlier attempt would not notice the next one:
         # plugging it in first costs one look where there was none (docs/adr/0006).
         await fabric.plug(start.port)
-        return await domains.boot(start.machine)
+        value = await domains.boot(start.machine)
+        if not await fabric.carries(start.port):
+            await domains.power_off(start.machine)
+            raise Transient(
+                "switch_error",
+                f"the switch of {start.port.host} took the new link of VM {start.machine.vm} down:"
+                " the VM is started again",
+                retry_in=0,
+            )
+        return value
 
     async def destroy(start: Start) -> None:
         await domains.destroy(start.machine)

@@ -107,6 +107,9 @@ class Reconciler:
         self._tell_lost(findings.lost)
         due = await self._of_known_slices(self._due(findings.repairs))
         await self._act(replace(findings, repairs=tuple(due)), since, patient=True)
+        for one in due:
+            # Seen again it has been left anew, and has a time of its own.
+            self._orphans.pop(one.thing, None)
 
     async def plan(self) -> dict[str, Any]:
         """Return what differs at this moment."""

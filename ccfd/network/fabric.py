@@ -13,7 +13,7 @@ from ccfd.model.network import Bridge, Port, Ports
 from ccfd.network import bridges
 from ccfd.network.bridges import Change, Snapshot, Switch
 from ccfd.network.ovsdb import OperationError, Ovsdb
-from ccfd.network.snapshot import Inventory, read_bridge, read_inventory
+from ccfd.network.snapshot import Inventory, read_bridge, read_down, read_inventory
 from ccfd.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -21,8 +21,17 @@ log = structlog.get_logger(__name__)
 ATTEMPTS = 8
 """Rounds of looking and changing: two for a port that is opened again, the rest for races."""
 
+CARRIES_WITHIN = 3.0
+"""Seconds within which a switch has taken up the link of a VM that was started, and told so."""
+
 RESTART = 0.1
 """Seconds in which no ovs-vswitchd is killed, started again, and has applied a change."""
+
+LINGER = 0.5
+"""Seconds, on a machine that is not slow, that a userspace bridge's link may outlive the bridge:
+ovs-vswitchd destroys it in the background."""
+SLOW = 10
+"""How many times as long as the removal took it may take on one that is."""
 
 
 class Fabric:
@@ -77,7 +86,7 @@ class Fabric:
         # only by the bridge's row. (The kernel's datapath tells it by itself.) So whoever was
         # slow, and may have been another one, is given that row once more.
         if stood and seconds < RESTART:
-            await asyncio.sleep(RESTART / 2)
+            await asyncio.sleep(max(LINGER, SLOW * seconds))
             seconds = await _timed(db.transact_applied([]))
         if not stood or seconds >= RESTART:
             await self._take_away_again(db, switch, bridge)
@@ -117,6 +126,24 @@ class Fabric:
         """Remove ports from the slice's bridge."""
         db, _ = self._switch(ports.host)
         await self._converge(db, ports, [], lambda seen: bridges.unplug(ports, seen))
+
+    async def carries(self, ports: Ports) -> bool:
+        """Tell whether the links of *ports* are up, now that the VM that has them was started.
+
+        False: the switch, opening a new link, has taken it down for good (docs/adr/0006), and
+        only another start of the VM makes another one.
+        """
+        db, _ = self._switch(ports.host)
+        wanted = [port.name for port in ports.ports]
+        down: list[str] = wanted
+        try:
+            async with asyncio.timeout(CARRIES_WITHIN):
+                while down:
+                    down = await read_down(db, down)
+                    await asyncio.sleep(CARRIES_WITHIN / 60 if down else 0)
+        except TimeoutError:
+            log.warning("links are down after a start", host=ports.host, links=down)
+        return not down
 
     async def probe(self, host: str) -> None:
         """Raise `Transient` unless the host's database answers and ovs-vswitchd keeps up."""

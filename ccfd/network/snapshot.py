@@ -1,6 +1,6 @@
 """Reads what a switch's database holds at the moment: of one bridge, or of all that is ours."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ccfd.model import names
@@ -82,6 +82,15 @@ async def read_bridge(db: Ovsdb, vni: int, wanted: Iterable[str]) -> Snapshot:
         taken=frozenset(row["name"] for row in found if row["_uuid"][1] not in inside),
         next_cfg=next_cfg,
     )
+
+
+async def read_down(db: Ovsdb, links: Sequence[str]) -> list[str]:
+    """Return those of *links* that the switch has open and sees down."""
+    results = await db.transact(
+        [_select("Interface", [["name", "==", one]], ["name", "admin_state"]) for one in links]
+    )
+    rows = [row for result in results for row in result["rows"]]
+    return [row["name"] for row in rows if row["admin_state"] == "down"]
 
 
 async def read_inventory(db: Ovsdb) -> Inventory:

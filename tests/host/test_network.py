@@ -446,6 +446,18 @@ async def test_a_vm_that_is_started_again_after_plug_carries_traffic_on_its_old_
     assert switch.vsctl("get", "open_vswitch", ".", "next_cfg") == before
 
 
+async def test_a_link_that_is_down_after_its_start_is_told(
+    fabric: Fabric, guests: tuple[Guest, Guest]
+) -> None:
+    one, two = guests
+    one.start()
+    two.start()
+    await fabric.make(bridge(link(10), link(11)))
+    assert await fabric.carries(ports(link(10), link(11)))
+    sh("ip", "link", "set", one.name, "down")
+    assert not await fabric.carries(ports(link(10), link(11)))
+
+
 async def test_ports_come_back_when_the_switch_daemon_restarts(
     fabric: Fabric, switch: Switch, guests: tuple[Guest, Guest]
 ) -> None:

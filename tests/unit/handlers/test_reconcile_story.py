@@ -97,6 +97,31 @@ async def test_what_a_slice_left_is_removed_after_its_time(harness: Harness) -> 
                 await asyncio.sleep(0.005)
 
 
+async def test_an_orphan_that_is_left_anew_has_a_time_of_its_own(harness: Harness) -> None:
+    world = harness.world
+    sweep = Sweep(harness, grace=0.2)
+    async with harness.running():
+        await harness.ask("slice.create", slice="demo", gateway=False, vms=[VM])
+        kept = copy(world.disks)
+        assert (await harness.ask("slice.delete", slice="demo"))["outcome"] == "succeeded"
+        world.disks = copy(kept)
+        await sweep.reconciler.round()
+        await asyncio.sleep(0.21)
+        await sweep.reconciler.round()
+        async with asyncio.timeout(5):
+            while world.disks:
+                await asyncio.sleep(0.005)
+        world.disks = kept
+        await sweep.reconciler.round()
+        await asyncio.sleep(0.05)
+        assert world.disks
+        await asyncio.sleep(0.16)
+        await sweep.reconciler.round()
+        async with asyncio.timeout(5):
+            while world.disks:
+                await asyncio.sleep(0.005)
+
+
 async def test_what_this_database_has_never_known_is_left_to_a_person(sweep: Sweep) -> None:
     """After the loss of a database all that hosts hold looks like orphans."""
     harness = sweep.harness
