@@ -198,6 +198,9 @@ class Hypervisor(Section):
     """Calls to one host's libvirt at once."""
     call_timeout: Seconds = 60
     """Seconds that one call to libvirt may take."""
+    shutdown_grace: Annotated[float, Field(ge=0)] = 30
+    """Seconds that a guest has to shut down before its power is cut; less than
+    `[workflow] step_timeout`."""
 
 
 class Scheduler(Section):
@@ -308,6 +311,12 @@ class Settings(Section):
             for other in ranges[index + 1 :]:
                 if one.overlaps(other):
                     raise ValueError(f"networks {one} and {other} overlap")
+        return self
+
+    @model_validator(mode="after")
+    def _grace_fits_a_step(self) -> Self:
+        if self.hypervisor.shutdown_grace >= self.workflow.step_timeout:
+            raise ValueError("hypervisor.shutdown_grace must be less than workflow.step_timeout")
         return self
 
     @property

@@ -10,7 +10,7 @@ from ccfd.handlers.effects import effects
 from ccfd.handlers.reconcile_compare import Present, SeenHost
 from ccfd.model import names
 from ccfd.model.network import Bridge, Dhcp, DhcpChange, Namespace, Port, Ports
-from ccfd.model.vm import Disk, Image, ImageListing, ImageOnHost, Machine
+from ccfd.model.vm import Disk, Image, ImageListing, ImageOnHost, Machine, Stop
 from ccfd.network.node import SeenSlice
 from ccfd.network.snapshot import Inventory, SeenBridge, SeenPort
 from ccfd.vt.domains import Found
@@ -52,6 +52,8 @@ class World:
     definitions: dict[tuple[str, str], Machine] = field(default_factory=dict)
     domains: dict[tuple[str, str], Machine] = field(default_factory=dict)
     taken_down: set[str] = field(default_factory=set)
+    paused: set[tuple[str, str]] = field(default_factory=set)
+    reasons: dict[str, str] = field(default_factory=dict)
     boots: list[str] = field(default_factory=list)
     trap: Trap = no_trap
     halfway: Callable[[], Awaitable[None]] = no_pause
@@ -70,6 +72,19 @@ class World:
             "domains": self.domains,
         }
         return {what: list(things) for what, things in found.items() if things}
+
+    def state_of(self, machine: Machine) -> str:
+        """Return the state of a domain that is defined."""
+        at = (machine.host, machine.vm)
+        if at not in self.domains:
+            return "shutoff"
+        return "paused" if at in self.paused else "running"
+
+    def reason_of(self, machine: Machine) -> str:
+        """Return why a domain is off; one that nobody turned off was interrupted."""
+        if (machine.host, machine.vm) in self.domains:
+            return ""
+        return self.reasons.get(machine.vm, "unknown")
 
     def effects(self) -> Effects:
         """Join the twins with the names of effects."""
@@ -235,18 +250,50 @@ class DomainsTwin:
         if at not in self._world.domains:
             self._world.domains[at] = machine
             self._world.boots.append(machine.vm)
+        self._world.paused.discard(at)
         await self._world.trap("domains.boot:after", machine)
-        return None
+        return {"state": "running"}
+
+    async def stop(self, stop: Stop) -> dict[str, Any]:
+        await self._world.trap("domains.stop:before", stop.machine)
+        await self._world.halfway()
+        await self.power_off(stop.machine)
+        await self._world.trap("domains.stop:after", stop.machine)
+        return {"state": "shutoff"}
+
+    async def suspend(self, machine: Machine) -> dict[str, Any]:
+        await self._world.trap("domains.suspend:before", machine)
+        self._world.paused.add(self._active(machine))
+        await self._world.trap("domains.suspend:after", machine)
+        return {"state": "paused"}
+
+    async def resume(self, machine: Machine) -> dict[str, Any]:
+        await self._world.trap("domains.resume:before", machine)
+        self._world.paused.discard(self._active(machine))
+        await self._world.trap("domains.resume:after", machine)
+        return {"state": "running"}
+
+    def _active(self, machine: Machine) -> tuple[str, str]:
+        at = (machine.host, machine.vm)
+        if at not in self._world.domains:
+            raise Refused("invalid_state", "the VM is off by now")
+        return at
+
+    def _off(self, machine: Machine) -> None:
+        at = (machine.host, machine.vm)
+        self._world.domains.pop(at, None)
+        self._world.paused.discard(at)
+        self._world.reasons[machine.vm] = "destroyed"
 
     async def power_off(self, machine: Machine) -> None:
         await self._world.trap("domains.power_off:before", machine)
-        self._world.domains.pop((machine.host, machine.vm), None)
+        self._off(machine)
         self._world.taken_down.discard(names.tap(machine.vm))
         await self._world.trap("domains.power_off:after", machine)
 
     async def destroy(self, machine: Machine) -> None:
         await self._world.trap("domains.destroy:before", machine)
-        self._world.domains.pop((machine.host, machine.vm), None)
+        self._off(machine)
         await self._world.halfway()
         self._world.definitions.pop((machine.host, machine.vm), None)
         await self._world.trap("domains.destroy:after", machine)
@@ -310,13 +357,16 @@ class LookTwin:
         )
 
     def _host(self, host: str) -> SeenHost:
-        machines = [one for (at, _), one in self._world.domains.items() if at == host]
+        world = self._world
+        there = {**world.definitions, **world.domains}
+        machines = [one for (at, _), one in there.items() if at == host]
         disks = [vm for at, vm in self._world.disks if at == host]
         return SeenHost(
             domains=tuple(
                 Found(
                     vm=one.vm,
-                    state="running",
+                    state=world.state_of(one),
+                    reason=world.reason_of(one),
                     owner=Owner(
                         slice=one.slice,
                         name=one.name,

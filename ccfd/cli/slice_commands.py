@@ -92,3 +92,15 @@ def show(context: typer.Context, name: Name) -> None:
 def delete(context: typer.Context, name: Name, wait: Wait = True) -> None:
     """Delete a slice and all that is in it."""
     session(context).send("slice.delete", {"slice": name}, wait=wait)
+
+
+@app.command()
+def start(context: typer.Context, name: Name, wait: Wait = True) -> None:
+    """Start the VMs of a slice that are off."""
+    session(context).send("slice.start", {"slice": name}, wait=wait)
+
+
+@app.command()
+def stop(context: typer.Context, name: Name, wait: Wait = True) -> None:
+    """Shut the VMs of a slice down; its addresses and its network stay."""
+    session(context).send("slice.stop", {"slice": name}, wait=wait)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Virtual machines.", no_args_is_help=True)
 
 Vm = Annotated[str, typer.Argument(metavar="VM", help="The VM's id, or SLICE/NAME.")]
+Force = Annotated[bool, typer.Option("--force", help="Cut its power without asking the guest.")]
 
 
 @app.command()
@@ -90,6 +91,42 @@ def delete(context: typer.Context, vm: Vm, wait: Wait = True) -> None:
     """Delete a VM."""
     here = session(context)
     here.send("vm.delete", {"vm": vm_id(here, vm)}, wait=wait)
+
+
+def _power(context: typer.Context, kind: str, vm: str, *, wait: bool, force: bool = False) -> None:
+    here = session(context)
+    more = {"force": True} if force else {}
+    here.send(f"vm.{kind}", {"vm": vm_id(here, vm), **more}, wait=wait)
+
+
+@app.command()
+def start(context: typer.Context, vm: Vm, wait: Wait = True) -> None:
+    """Start a VM that is off."""
+    _power(context, "start", vm, wait=wait)
+
+
+@app.command()
+def stop(context: typer.Context, vm: Vm, *, force: Force = False, wait: Wait = True) -> None:
+    """Shut a VM down; its power is cut when it takes too long."""
+    _power(context, "stop", vm, wait=wait, force=force)
+
+
+@app.command()
+def reboot(context: typer.Context, vm: Vm, *, force: Force = False, wait: Wait = True) -> None:
+    """Shut a VM down and start it again."""
+    _power(context, "reboot", vm, wait=wait, force=force)
+
+
+@app.command()
+def suspend(context: typer.Context, vm: Vm, wait: Wait = True) -> None:
+    """Have a VM stand still, its memory kept."""
+    _power(context, "suspend", vm, wait=wait)
+
+
+@app.command()
+def resume(context: typer.Context, vm: Vm, wait: Wait = True) -> None:
+    """Have a suspended VM go on."""
+    _power(context, "resume", vm, wait=wait)
 
 
 def vm_id(here: Session, vm: str) -> str:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ccfd.errors import Transient
 from ccfd.model.network import Bridge, Dhcp, DhcpChange, Namespace, Ports
-from ccfd.model.vm import Disk, ImageListing, ImageOnHost, Machine, Start
+from ccfd.model.vm import Disk, ImageListing, ImageOnHost, Machine, Start, Stop
 from ccfd.workflow.steps import Effect, Effects, Value
 
 
@@ -55,6 +55,9 @@ class Domains(Protocol):
     """The VMs' libvirt domains."""
 
     async def boot(self, machine: Machine) -> Value: ...
+    async def stop(self, stop: Stop) -> Value: ...
+    async def suspend(self, machine: Machine) -> Value: ...
+    async def resume(self, machine: Machine) -> Value: ...
     async def power_off(self, machine: Machine) -> None: ...
     async def destroy(self, machine: Machine) -> None: ...
 
@@ -88,6 +91,15 @@ def effects(
     async def destroy(start: Start) -> None:
         await domains.destroy(start.machine)
 
+    async def power_off(start: Start) -> None:
+        await domains.power_off(start.machine)
+
+    async def resume(machine: Machine) -> None:
+        await domains.resume(machine)
+
+    async def suspend(machine: Machine) -> None:
+        await domains.suspend(machine)
+
     return {
         "list-images": Effect(ImageListing, images.list, None),
         # Base images belong to no workflow: they stay for the next VM.
@@ -99,7 +111,12 @@ def effects(
         "change-dhcp": Effect(DhcpChange, dhcp.change, dhcp.change_back),
         "make-disk": Effect(Disk, disks.make, disks.remove),
         "boot": Effect(Start, boot, destroy),
-        # What deletes only goes forward.
+        # A VM that was there before stays defined, with its snapshots.
+        "start-vm": Effect(Start, boot, power_off),
+        "suspend-vm": Effect(Machine, domains.suspend, resume),
+        "resume-vm": Effect(Machine, domains.resume, suspend),
+        # What deletes, or loses what a guest has in memory, only goes forward.
+        "stop-vm": Effect(Stop, domains.stop, None),
         "destroy-vm": Effect(Machine, domains.destroy, None),
         "remove-disk": Effect(Disk, disks.remove, None),
         "remove-ports": Effect(Ports, fabric.unplug, None),

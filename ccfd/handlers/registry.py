@@ -4,8 +4,10 @@ from ccfd.handlers.flavor_events import CreateFlavor, DeleteFlavor
 from ccfd.handlers.host_events import ActivateHost, DrainHost
 from ccfd.handlers.image_events import ImportImages
 from ccfd.handlers.slice_events import CreateSlice, DeleteSlice
+from ccfd.handlers.slice_power_events import StartSlice, StopSlice
 from ccfd.handlers.subnet_events import ConfirmSubnet, CreateSubnet, DeleteSubnet
 from ccfd.handlers.vm_events import CreateVm, DeleteVm
+from ccfd.handlers.vm_power_events import RebootVm, ResumeVm, StartVm, StopVm, SuspendVm
 from ccfd.settings import Settings
 from ccfd.workflow.handler import Handlers
 
@@ -18,8 +20,15 @@ def handlers(settings: Settings) -> Handlers:
         DeleteSubnet(),
         CreateSlice(settings),
         DeleteSlice(settings),
+        StartSlice(settings),
+        StopSlice(settings),
         CreateVm(settings),
         DeleteVm(settings),
+        StartVm(settings),
+        StopVm(settings),
+        RebootVm(settings),
+        SuspendVm(settings),
+        ResumeVm(settings),
         CreateFlavor(),
         DeleteFlavor(),
         ImportImages(),

@@ -24,6 +24,19 @@ from ccfd.workflow.steps import Steps, each, in_order, only_forward
 
 VNI_POOL = "vni"
 
+CHANGES = frozenset(
+    {
+        "slice.start",
+        "slice.stop",
+        "vm.start",
+        "vm.stop",
+        "vm.reboot",
+        "vm.suspend",
+        "vm.resume",
+    }
+)
+"""What is asked of a slice, or a VM, that is there, and has no point when the slice goes."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatePlan:
@@ -152,7 +165,7 @@ class DeleteSlice(Handler[SliceName, PlannedSlice]):
     event = "slice.delete"
     body = SliceName
     plan = PlannedSlice
-    cancels = frozenset({"slice.create", "vm.create"})
+    cancels = frozenset({"slice.create", "vm.create"}) | CHANGES
 
     def __init__(self, settings: Settings) -> None:
         self._layout = Layout(settings)

@@ -1,6 +1,7 @@
 """How the VMs of a request are decided: size, image, host, address, name; and how it is undone."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import insert, select, update
@@ -149,6 +150,15 @@ async def set_state(vms: Iterable[str], state: str, transaction: Transaction) ->
     await transaction.execute(
         update(tables.vm).where(tables.vm.c.id.in_(list(vms))).values(state=state)
     )
+
+
+async def observe(
+    vms: Sequence[str], seen: Sequence[Mapping[str, Any] | None], transaction: Transaction
+) -> None:
+    """Set the states of *vms* to what their steps, in the same order, have *seen*."""
+    for vm, value in zip(vms, seen, strict=True):
+        assert value is not None, "a step that changes a VM's power tells its state"
+        await set_state([vm], value["state"], transaction)
 
 
 async def release(vms: Iterable[PlannedVm], transaction: Transaction) -> None:

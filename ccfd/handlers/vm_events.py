@@ -9,7 +9,7 @@ from sqlalchemy import and_, delete, insert, select, update
 
 from ccfd import documents
 from ccfd.errors import CcfdError, Refused
-from ccfd.handlers import vm_choice
+from ccfd.handlers import one_vm, vm_choice
 from ccfd.handlers.layout import Layout
 from ccfd.handlers.slice_events import planned_slice
 from ccfd.ipam import subnets
@@ -147,8 +147,7 @@ class DeleteVm(Handler[VmDelete, VmPlan]):
 
     async def key(self, body: VmDelete, transaction: Transaction) -> str:
         """Return the key of the VM's slice."""
-        name = await transaction.scalar(select(tables.vm.c.slice).where(tables.vm.c.id == body.vm))
-        return f"vm:{body.vm}" if name is None else f"slice:{name}"
+        return await one_vm.key_of(body.vm, transaction)
 
     async def decide(self, body: VmDelete, transaction: Transaction) -> VmPlan | Done:
         """Mark the VM as going; from here it only goes forward."""

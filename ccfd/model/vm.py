@@ -75,3 +75,11 @@ class Start:
 
     machine: Machine
     port: Ports
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """A VM's stop: `force` cuts the power, else the guest is asked first and given its time."""
+
+    machine: Machine
+    force: bool = False

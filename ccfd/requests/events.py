@@ -168,6 +168,13 @@ class VmDelete(Body):
     vm: VmId
 
 
+class VmPower(Body):
+    """Start, stop, reboot, suspend or resume a VM; `force` does not ask the guest."""
+
+    vm: VmId
+    force: bool = False
+
+
 class FlavorCreate(Body):
     """Give a size of VMs a name."""
 

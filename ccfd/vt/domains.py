@@ -6,9 +6,9 @@ from functools import partial
 from typing import Any
 
 from ccfd.errors import Refused, Transient
-from ccfd.model.vm import Machine
+from ccfd.model.vm import Machine, Stop
 from ccfd.settings import Hypervisor
-from ccfd.vt import api, domain_xml, faults, metadata
+from ccfd.vt import api, domain_xml, faults, metadata, ours, shutdown
 from ccfd.vt.capacity import domain_type
 from ccfd.vt.lane import Lane
 from ccfd.vt.session import Session
@@ -72,6 +72,37 @@ class Domains:
         state = await lane.effect(machine.vm, lane.call_timeout, _boot, machine, self._settings)
         return {"state": state}
 
+    async def stop(self, stop: Stop) -> dict[str, Any]:
+        """Ask *stop*'s guest to shut down, then cut its power; it stays defined.
+
+        Returns `{"state": "shutoff"}`, also for one that is not there.
+        """
+        machine = stop.machine
+        if not stop.force:
+            await shutdown.by_guest(
+                self._lanes[machine.host], machine.vm, self._settings.shutdown_grace
+            )
+        await self.power_off(machine)
+        return {"state": "shutoff"}
+
+    async def suspend(self, machine: Machine) -> dict[str, Any]:
+        """Have *machine* stand still. Returns `{"state": "paused"}`.
+
+        Raises `Refused` (`invalid_state`) for one that is off, or not there.
+        """
+        lane = self._lanes[machine.host]
+        await lane.effect(machine.vm, lane.call_timeout, _suspend, machine.vm)
+        return {"state": "paused"}
+
+    async def resume(self, machine: Machine) -> dict[str, Any]:
+        """Have *machine* go on. Returns `{"state": "running"}`.
+
+        Raises `Refused` (`invalid_state`) for one that is off, or not there.
+        """
+        lane = self._lanes[machine.host]
+        await lane.effect(machine.vm, lane.call_timeout, _resume, machine.vm)
+        return {"state": "running"}
+
     async def power_off(self, machine: Machine) -> None:
         """End *machine*'s domain as a cut power line would; it stays defined.
 
@@ -98,8 +129,8 @@ class Domains:
 
 
 def _boot(session: Session, machine: Machine, settings: Hypervisor) -> str:
-    domain = _find(session, machine.vm)
-    if domain is not None and _owner(session, domain).digest != metadata.digest(machine):
+    domain = ours.find(session, machine.vm)
+    if domain is not None and ours.owner(session, domain).digest != metadata.digest(machine):
         _destroy(session, machine.vm)
         domain = None
     if domain is None or not domain.isPersistent():
@@ -130,10 +161,33 @@ def _run(session: Session, domain: api.Domain) -> None:
         raise Transient("hypervisor_error", f"{domain.name()} on host {session.host} did not start")
 
 
-def _power_off(session: Session, vm: str) -> None:
-    domain = _find(session, vm)
+def _suspend(session: Session, vm: str) -> None:
+    domain = _present(session, vm)
+    if STATES.get(domain.state()[0]) == "running":
+        session.check()
+        domain.suspend()
+    if STATES.get(domain.state()[0]) != "paused":
+        raise Transient("hypervisor_error", f"{domain.name()} on host {session.host} goes on")
+
+
+def _resume(session: Session, vm: str) -> None:
+    _run(session, _present(session, vm))
+
+
+def _present(session: Session, vm: str) -> api.Domain:
+    """Find a domain that is ours and not off."""
+    domain = ours.find(session, vm)
     if domain is not None:
-        _owner(session, domain)
+        ours.owner(session, domain)
+        if domain.isActive():
+            return domain
+    raise Refused("invalid_state", f"the VM {vm} on host {session.host} is off by now: start it")
+
+
+def _power_off(session: Session, vm: str) -> None:
+    domain = ours.find(session, vm)
+    if domain is not None:
+        ours.owner(session, domain)
         session.check()
         faults.unless(_GONE_OR_IDLE, domain.destroy)
 
@@ -141,10 +195,10 @@ def _power_off(session: Session, vm: str) -> None:
 def _destroy(session: Session, vm: str) -> None:
     """Take the domain away and look again: a start that was on its way may have come between."""
     for _ in range(_ATTEMPTS):
-        domain = _find(session, vm)
+        domain = ours.find(session, vm)
         if domain is None:
             return
-        _owner(session, domain)
+        ours.owner(session, domain)
         session.check()
         faults.unless(_GONE_OR_IDLE, domain.destroy)
         # A transient domain is gone by now; a persistent one is only defined.
@@ -154,7 +208,7 @@ def _destroy(session: Session, vm: str) -> None:
 
 
 def _state(session: Session, vm: str) -> str | None:
-    domain = _find(session, vm)
+    domain = ours.find(session, vm)
     if domain is None:
         return None
     found = faults.absent(api.NO_DOMAIN, domain.state)
@@ -164,35 +218,10 @@ def _state(session: Session, vm: str) -> str | None:
 def _inventory(session: Session) -> tuple[Found, ...]:
     found = []
     for domain in session.connection.listAllDomains():
-        owner = faults.absent(api.NO_DOMAIN, partial(_read_owner, domain))
+        owner = faults.absent(api.NO_DOMAIN, partial(ours.read_owner, domain))
         state = faults.absent(api.NO_DOMAIN, domain.state) if owner is not None else None
         if owner is not None and state is not None:
             word = STATES.get(state[0], "running")
             reason = REASONS.get(state[1], "unknown") if word == "shutoff" else ""
             found.append(Found(vm=domain.UUIDString(), state=word, reason=reason, owner=owner))
     return tuple(sorted(found, key=lambda one: one.vm))
-
-
-def _find(session: Session, vm: str) -> api.Domain | None:
-    return faults.absent(api.NO_DOMAIN, lambda: session.connection.lookupByUUIDString(vm))
-
-
-def _owner(session: Session, domain: api.Domain) -> metadata.Owner:
-    """Return whose *domain* is; refuse one that does not say that it is ours."""
-    owner = _read_owner(domain)
-    if owner is None:
-        raise Refused(
-            "hypervisor_error",
-            f"host {session.host} has a domain {domain.name()} with the UUID of a VM but without "
-            "ccfd's metadata; it is left alone: remove it if it is not needed",
-            details={"host": session.host, "domain": domain.name()},
-        )
-    return owner
-
-
-def _read_owner(domain: api.Domain) -> metadata.Owner | None:
-    """Read whose *domain* is; one that is gone by now is an error, not a stranger."""
-    told = faults.absent(
-        api.NO_DOMAIN_METADATA, lambda: domain.metadata(api.METADATA_ELEMENT, metadata.URI)
-    )
-    return None if told is None else metadata.read(told)

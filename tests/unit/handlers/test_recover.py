@@ -318,7 +318,7 @@ async def test_a_vms_state_is_what_is_seen_unless_its_run_was_interrupted(
 async def test_disks_without_a_domain_and_slices_out_of_time_are_told(lost: Lost) -> None:
     await lost.make(two("one"))
     at, _ = lost.domain("aone")
-    del lost.world.domains[at]
+    del lost.world.domains[at], lost.world.definitions[at]
     long_ago = "2020-01-01T00:00:00Z"
     lost.retell_bridges(1, lambda about: about.update(expires_at=long_ago))
     await lost.fresh()
