@@ -26,7 +26,7 @@ from ccfd.handlers.reconcile_look import Look
 from ccfd.handlers.recover import Recovery
 from ccfd.handlers.registry import handlers
 from ccfd.handlers.timers import Timers
-from ccfd.http import reconcile, recover
+from ccfd.http import reconcile, recover, ssh_key
 from ccfd.http.api import Api
 from ccfd.http.metrics import Metrics
 from ccfd.http.stream import Stream
@@ -40,6 +40,7 @@ from ccfd.store import migrate
 from ccfd.store.database import Database, DatabaseAway
 from ccfd.vt.hypervisors import Hypervisors
 from ccfd.vt.image_source import DirectoryImages
+from ccfd.vt.ssh_keys import SshKeys
 from ccfd.workflow.backlog import Backlog
 from ccfd.workflow.engine import Engine
 from ccfd.workflow.intake import Intake
@@ -160,6 +161,7 @@ class Daemon:
             lambda: self.lease.leads,
         )
         self._recovery = Recovery(settings, self.database, look)
+        self._ssh_keys = SshKeys(settings.slices.ssh_key_secrets)
         self._beat = 0.0
 
     def _effects(self) -> Effects:
@@ -242,6 +244,8 @@ class Daemon:
         closing.push_async_callback(self.database.close)
         closing.push_async_callback(self._fabric.close)
         closing.push_async_callback(self._hypervisors.close)
+        if not self._ssh_keys.are_made:
+            log.warning("slices get no ssh key", reason="[slices] ssh_key_secret is not set")
         while True:
             try:
                 await migrate.upgrade(self.database)
@@ -273,7 +277,11 @@ class Daemon:
             stream=self.stream,
             metrics=self.metrics,
             problems=self.problems,
-            more=[*reconcile.routes(self._reconciler), *recover.routes(self._recovery)],
+            more=[
+                *reconcile.routes(self._reconciler),
+                *recover.routes(self._recovery),
+                *ssh_key.routes(self.database, self._ssh_keys),
+            ],
         )
         config, sites = self.settings.http, []
 

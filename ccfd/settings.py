@@ -10,13 +10,22 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretBytes,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ccfd.errors import Refused
 from ccfd.model import names
 
 DEFAULT_PATH = Path("/etc/ccfd/ccfd.toml")
 ENVIRONMENT_PREFIX = "CCFD_"
+SHORTEST_SECRET = 16
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Seconds = Annotated[float, Field(gt=0)]
@@ -241,8 +250,9 @@ class Slices(Section):
     """Seconds that a slice lives when its request does not say."""
     controller_flavor: Name = "tiny"
     """The flavor of controller VMs."""
-    ssh_key_secret_file: str | None = None
-    """A file whose content encrypts the slices' private keys in the database."""
+    ssh_key_secret: SecretBytes | None = None
+    """Encrypts the slices' private SSH keys in the database; without it slices get no key. Of
+    several lines the first encrypts, and each decrypts. What is no text is one secret."""
     vni: tuple[int, int] = (1, 16777215)
     """First and last VXLAN network identifier that may be used."""
 
@@ -252,6 +262,34 @@ class Slices(Section):
         if not 1 <= vni[0] <= vni[1] <= 0xFFFFFF:
             raise ValueError("must be [first, last] within 1..16777215")
         return vni
+
+    @field_validator("ssh_key_secret")
+    @classmethod
+    def _cannot_be_guessed(cls, secret: SecretBytes | None) -> SecretBytes | None:
+        found = _secrets(secret)
+        if secret is not None and (not found or min(map(len, found)) < SHORTEST_SECRET):
+            raise ValueError(
+                f"each line must have {SHORTEST_SECRET} bytes or more that nobody can guess:"
+                " `openssl rand -base64 32` makes one"
+            )
+        return secret
+
+    @property
+    def ssh_key_secrets(self) -> tuple[bytes, ...]:
+        """The lines of `ssh_key_secret`, the one that encrypts first; empty where it is not set."""
+        return _secrets(self.ssh_key_secret)
+
+
+def _secrets(secret: SecretBytes | None) -> tuple[bytes, ...]:
+    if secret is None:
+        return ()
+    content = secret.get_secret_value()
+    try:
+        content.decode("utf-8")
+    except UnicodeDecodeError:
+        # Random bytes: a byte that is a line feed divides nothing.
+        return (content,)
+    return tuple(line.strip() for line in content.splitlines() if line.strip())
 
 
 class Workflow(Section):
@@ -338,6 +376,8 @@ def load(path: Path, environment: dict[str, str] | None = None) -> Settings:
         raise Refused("invalid_message", f"cannot read {path}: {exc.strerror}") from exc
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise Refused("invalid_message", f"{path} is not TOML: {exc}") from exc
+    # Files before the environment, which overrides what they say, and may name files itself.
+    data = _with_files(data)
     _override(data, dict(os.environ) if environment is None else environment)
     try:
         return Settings.model_validate(_with_files(data))
@@ -376,9 +416,13 @@ def _with_files(data: dict[str, Any]) -> dict[str, Any]:
                 continue
             source = Path(str(place.pop(key)))
             try:
-                place[target] = source.read_text(encoding="utf-8").strip()
+                content = source.read_bytes()
             except OSError as exc:
                 raise Refused(
                     "invalid_message", f"{section}.{key}: cannot read {source}: {exc.strerror}"
                 ) from exc
+            try:
+                place[target] = content.decode("utf-8").strip()
+            except UnicodeDecodeError:
+                place[target] = content  # Only a secret may be what is no text.
     return data

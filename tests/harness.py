@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 from uuid import uuid4
 
+from pydantic import SecretBytes
 from sqlalchemy import event, func, select, update
 
 from ccfd import settings
@@ -64,6 +65,7 @@ def lab_settings(database_url: str) -> Settings:
             for number, name in enumerate(("h1", "h2"), start=1)
         ),
         flavor=(settings.Flavor(name="tiny", cpu=1, ram=128, disk=1),),
+        slices=settings.Slices(ssh_key_secret=SecretBytes(b"nobody can guess this")),
     )
 
 

@@ -16,7 +16,7 @@ WITHIN = 600.0
 """Seconds: hosts are asked, then each slice takes a transaction."""
 NOT_ON_HOSTS = (
     "requests and their history, failed VMs, reservations without a slice, drained hosts; "
-    "no host keeps a private key"
+    "private SSH keys (slices get new ones, for VMs to come)"
 )
 
 

@@ -1,5 +1,6 @@
 """`ccfctl slice …`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -86,6 +87,42 @@ def show(context: typer.Context, name: Name) -> None:
     from ccfd.cli import sheets
 
     session(context).show(f"/v1/slices/{segment(name)}", sheets.slice_)
+
+
+@app.command()
+def ssh_key(
+    context: typer.Context,
+    name: Name,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE",
+            help="Make this file, which only you can read; else the key is printed.",
+        ),
+    ] = None,
+) -> None:
+    """Print the private SSH key that logs in to the slice's VMs."""
+    from ccfd.cli.output import write_json
+
+    here = session(context)
+    found = here.ask(lambda client: client.get(f"/v1/slices/{segment(name)}/ssh-key"))
+    if output is not None:
+        _write_private(output, found["private_key"])
+    elif here.as_json:
+        write_json(found)
+    else:
+        print(found["private_key"], end="")
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Make a file that ssh accepts: nobody else may read it, from its first moment."""
+    try:
+        with open(path, "x", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(text)
+    except OSError as exc:
+        raise typer.BadParameter(f"cannot make {path}: {exc.strerror}") from exc
 
 
 @app.command()

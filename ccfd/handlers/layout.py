@@ -107,7 +107,7 @@ class Layout:
                 image=vm.image,
                 size=vm.disk,
                 hostname=vm.name,
-                ssh_keys=planned.ssh_keys,
+                ssh_keys=(*planned.ssh_keys, *([planned.ssh_key] if planned.ssh_key else [])),
             )
             for vm in vms
         )

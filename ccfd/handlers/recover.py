@@ -22,6 +22,7 @@ from ccfd.settings import Settings
 from ccfd.store import tables
 from ccfd.store.database import Database, Transaction
 from ccfd.store.outbox import timestamp
+from ccfd.vt.ssh_keys import SshKeys
 from ccfd.workflow.records import Seen
 from ccfd.workflow.results import SLICE_KEY
 
@@ -46,6 +47,7 @@ class Recovery:
         self._settings = settings
         self._database = database
         self._look = look
+        self._ssh_keys = SshKeys(settings.slices.ssh_key_secrets)
 
     async def plan(self) -> Document:
         """Return what would be made again, and what would be left out."""
@@ -101,7 +103,11 @@ class Recovery:
                 }
                 for vm in vms
             ],
-            "notes": [*told.notes, *_overdue(told.planned, transaction)],
+            "notes": [
+                *told.notes,
+                *(self._about_keys(told.planned) if outcome == "rebuilt" else ()),
+                *_overdue(told.planned, transaction),
+            ],
         }
 
     async def _adopt(
@@ -144,7 +150,15 @@ class Recovery:
         if holder is not None:
             raise Refused("invalid_state", f"VNI {planned.vni} is {holder}'s in the database")
         island = await subnets.island_of(net, transaction)
-        await insert_slice(planned, island, "active", transaction)
+        # The old pair's private half was in the lost database alone.
+        pair = self._ssh_keys.make(planned.name)
+        await insert_slice(planned, island, "active", pair, transaction)
+
+    def _about_keys(self, planned: PlannedSlice) -> list[str]:
+        if not self._ssh_keys.are_made:
+            return []
+        knows = ": VMs that are there let in the old one, which is lost" if planned.vms else ""
+        return [f"its own SSH key is new{knows}"]
 
 
 async def _lacking(planned: PlannedSlice, transaction: Transaction) -> list[PlannedVm]:

@@ -18,6 +18,7 @@ from ccfd.requests.events import SliceCreate, SliceName
 from ccfd.settings import Settings
 from ccfd.store import tables
 from ccfd.store.database import Transaction
+from ccfd.vt.ssh_keys import KeyPair, SshKeys
 from ccfd.workflow.handler import Done, Handler
 from ccfd.workflow.intervene import close
 from ccfd.workflow.steps import Steps, each, in_order, only_forward
@@ -56,6 +57,7 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._layout = Layout(settings)
+        self._ssh_keys = SshKeys(settings.slices.ssh_key_secrets)
 
     async def key(self, body: SliceCreate, transaction: Transaction) -> str:
         """Return the slice's key."""
@@ -78,6 +80,7 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
         if vni is None:
             raise Refused("network_exhausted", "every VNI of [slices] vni is in use")
         vms = await vm_choice.choose(body.slice, island, vni, body.vms, transaction)
+        pair = self._ssh_keys.make(body.slice)
         lasts = timedelta(seconds=body.expires_in or self._settings.slices.expires_in)
         planned = PlannedSlice(
             name=body.slice,
@@ -85,6 +88,7 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
             address=subnets.gateway_of(net),
             dhcp=body.dhcp,
             ssh_keys=body.ssh_keys,
+            ssh_key=pair.public if pair else None,
             vms=vms,
             description=body.description,
             project=body.project,
@@ -92,7 +96,7 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
             created_at=transaction.now,
             expires_at=transaction.now + lasts,
         )
-        await insert_slice(planned, island, "creating", transaction)
+        await insert_slice(planned, island, "creating", pair, transaction)
         return CreatePlan(slice=planned, reserved_until=reserved_until)
 
     async def _subnet(
@@ -226,9 +230,16 @@ class DeleteSlice(Handler[SliceName, PlannedSlice]):
 
 
 async def insert_slice(
-    planned: PlannedSlice, island: str, state: str, transaction: Transaction
+    planned: PlannedSlice,
+    island: str,
+    state: str,
+    pair: KeyPair | None,
+    transaction: Transaction,
 ) -> None:
-    """Make the slice's row; its subnet, VNI and VMs are the caller's business."""
+    """Make the slice's row; its subnet, VNI and VMs are the caller's business.
+
+    The row is the only place that has the private half of the slice's SSH key pair, sealed.
+    """
     await transaction.execute(
         insert(tables.slices).values(
             name=planned.name,
@@ -240,6 +251,8 @@ async def insert_slice(
             project=planned.project,
             user=planned.user,
             ssh_keys=list(planned.ssh_keys),
+            ssh_public_key=pair.public if pair else None,
+            ssh_sealed_key=pair.sealed if pair else None,
             created_at=planned.created_at,
             expires_at=planned.expires_at,
         )
@@ -256,6 +269,7 @@ async def planned_slice(row: Row[Any], transaction: Transaction) -> PlannedSlice
         address=subnets.gateway_of(net),
         dhcp=row.dhcp,
         ssh_keys=tuple(row.ssh_keys),
+        ssh_key=row.ssh_public_key,
         vms=await vm_choice.planned(row.name, transaction),
         description=row.description,
         project=row.project,

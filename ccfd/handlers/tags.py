@@ -17,8 +17,11 @@ from ccfd.workflow.steps import adapter
 
 
 def of_slice(planned: PlannedSlice) -> str:
-    """Write what a bridge tells of its slice: all but the VMs, which tell of themselves."""
-    return _write(PlannedSlice, planned, {"vms"})
+    """Write what a bridge tells of its slice: all but the VMs, which tell of themselves.
+
+    Nor the slice's own public key: without the private half, which no host has, it is of no use.
+    """
+    return _write(PlannedSlice, planned, {"vms", "ssh_key"})
 
 
 def of_vm(vm: PlannedVm) -> str:

@@ -36,7 +36,8 @@ class PlannedVm:
 class PlannedSlice:
     """A slice's network and its VMs. `address` is the gateway's, `10.0.0.1/26`.
 
-    From `description` on: what is only told of it.
+    `ssh_keys` are the tenant's public keys, `ssh_key` is that of the slice's own pair. From
+    `description` on: what is only told of it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class PlannedSlice:
     address: str
     dhcp: bool
     ssh_keys: tuple[str, ...] = ()
+    ssh_key: str | None = None
     vms: tuple[PlannedVm, ...] = ()
     description: str | None = None
     project: str | None = None

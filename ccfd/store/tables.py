@@ -297,6 +297,8 @@ slices = Table(
     Column("project", Text),
     Column("user", Text),
     Column("ssh_keys", Json, nullable=False),
+    Column("ssh_public_key", Text),
+    Column("ssh_sealed_key", Text),
     Column("created_at", UtcTime, nullable=False),
     Column("expires_at", UtcTime, nullable=False),
     Column("expiry_announced", Boolean, nullable=False, default=False),

@@ -14,7 +14,7 @@ import pytest
 
 from ccfd.cli import events
 from tests.unit.cli.conftest import Ctl
-from tests.unit.cli.twin import NO_HOST, SLICE, VM, Twin, error
+from tests.unit.cli.twin import NO_HOST, SLICE, SSH_KEY, VM, Twin, error
 
 ID = r"request ([0-9a-f-]{36})\n"
 
@@ -335,3 +335,26 @@ async def test_recovering_shows_what_it_does_before_it_does_it(
     printed = await ctl_(*at, "--from-hosts", "--json")
     assert json.loads(printed.out)["slices"][0]["slice"] == "demo"
     assert twin.recovered[3:] == ["POST"]
+
+
+async def test_a_slices_private_key_is_printed_as_it_is(ctl_: Ctl, socket: str) -> None:
+    done = await ctl_("--socket", socket, "slice", "ssh-key", "demo")
+    assert (done.status, done.out, done.err) == (0, "-----\nsecret\n", "")
+    shown = await ctl_("--socket", socket, "--json", "slice", "ssh-key", "demo")
+    assert json.loads(shown.out) == SSH_KEY
+
+
+async def test_a_private_key_goes_to_a_new_file_that_nobody_else_may_read(
+    ctl_: Ctl, socket: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "demo.key"
+    words = ("--socket", socket, "slice", "ssh-key", "demo", "--output", str(path))
+    done = await ctl_(*words)
+    assert (done.status, done.out) == (0, "")
+    assert path.read_text() == "-----\nsecret\n"
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.write_text("another")
+    again = await ctl_(*words)
+    assert again.status == 2
+    assert "File exists" in again.err
+    assert path.read_text() == "another"

@@ -45,6 +45,7 @@ SLICE = {
     "project": None,
     "user": None,
 }
+SSH_KEY = {"slice": "demo", "public_key": "ssh-ed25519 AAAA", "private_key": "-----\nsecret\n"}
 NO_HOST = {
     "code": "no_valid_host",
     "message": "none of 2 hosts can take the VM web; details say why",
@@ -95,6 +96,7 @@ class Twin:
                 web.get("/v1/events", self.stream),
                 web.get("/v1/requests/{id}", self.request),
                 web.get("/v1/slices/demo", self.slice),
+                web.get("/v1/slices/demo/ssh-key", self.ssh_key),
                 web.get("/v1/recover", self.recover),
                 web.post("/v1/recover", self.recover),
                 web.get("/v1/vms/{id}", self.vm),
@@ -206,6 +208,9 @@ class Twin:
 
     async def slice(self, request: web.Request) -> web.Response:
         return web.json_response(SLICE)
+
+    async def ssh_key(self, request: web.Request) -> web.Response:
+        return web.json_response(SSH_KEY)
 
     async def vm(self, request: web.Request) -> web.Response:
         if request.match_info["id"] == VM["vm"]:

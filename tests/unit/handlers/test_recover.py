@@ -24,6 +24,8 @@ from tests.harness import lab_settings
 from tests.lost import NOTHING_DIFFERS, Lost, two
 from tests.unit.handlers.test_slice_story import VM
 
+NEW_KEY = "its own SSH key is new: VMs that are there let in the old one, which is lost"
+
 
 @pytest.fixture
 async def lost(empty_database: Path, tmp_path: Path) -> AsyncIterator[Lost]:
@@ -74,6 +76,30 @@ async def test_all_that_hosts_hold_is_made_again(lost: Lost) -> None:
     again = await lost.apply()
     assert (again["slices"], again["known"]) == ([], ["empty", "one", "three", "two"])
     assert await lost.held() == before
+
+
+async def test_a_slice_has_a_new_key_which_only_new_vms_let_in(lost: Lost) -> None:
+    given: dict[str, tuple[str, ...]] = {}
+
+    async def watch(call: str, args: Any) -> None:
+        if call == "disks.make:after":
+            given[args.hostname] = args.ssh_keys
+
+    lost.world.trap = watch
+    await lost.make(two("one", ssh_keys=["ssh-ed25519 AAAA mine"]))
+    old = given["aone"]
+    await lost.fresh()
+    done = await lost.apply()
+    assert done["slices"][0]["notes"] == [NEW_KEY]
+    async with lost.running():
+        await lost.harness.ask("vm.create", slice="one", name="c", **VM)
+    assert given["c"][0] == old[0] == "ssh-ed25519 AAAA mine"
+    assert given["c"][1] != old[1]
+    assert given["c"][1].endswith(" ccf-one")
+    assert (await lost.differences()) == NOTHING_DIFFERS
+
+    await lost.fresh(slices=Slices())
+    assert (await lost.apply())["slices"][0]["notes"] == []
 
 
 async def test_what_is_made_again_can_grow_and_go(lost: Lost) -> None:
@@ -257,10 +283,13 @@ async def test_hosts_that_do_not_answer_are_told_and_their_vms_come_later(lost: 
     assert set(done["unseen"]) == {"h2", "switch of h2"}
     (one,) = [found for found in done["slices"] if found["slice"] == "one"]
     assert [vm["host"] for vm in one["vms"]] == ["h1"]
-    (note,) = one["notes"]
+    note, about_key = one["notes"]
     assert note.startswith("it may have VMs on h2, which did not answer")
+    assert about_key == NEW_KEY
     (other,) = [found for found in done["slices"] if found["slice"] == "at-node"]
-    assert other["notes"] == [], "the node's bridge has no tunnel to that host"
+    assert other["notes"] == ["its own SSH key is new"], (
+        "the node's bridge has no tunnel to that host"
+    )
 
     lost.look.unseen.clear()
     done = await lost.apply()
@@ -326,6 +355,7 @@ async def test_disks_without_a_domain_and_slices_out_of_time_are_told(lost: Lost
     assert done["disks"] == [{"vm": at[1], "host": at[0]}]
     assert done["slices"][0]["notes"] == [
         f"there are ports, and no domains, of the VMs {at[1]}",
+        NEW_KEY,
         "its time was over at 2020-01-01T00:00:00.000Z: ccfd deletes it",
     ]
 

@@ -202,6 +202,8 @@ def upgrade() -> None:
         sa.Column("project", sa.Text(), nullable=True),
         sa.Column("user", sa.Text(), nullable=True),
         sa.Column("ssh_keys", JSON, nullable=False),
+        sa.Column("ssh_public_key", sa.Text(), nullable=True),
+        sa.Column("ssh_sealed_key", sa.Text(), nullable=True),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.Column("expires_at", MOMENT, nullable=False),
         sa.Column("expiry_announced", sa.Boolean(), nullable=False),
