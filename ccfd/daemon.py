@@ -39,7 +39,8 @@ from ccfd.settings import Settings
 from ccfd.store import migrate
 from ccfd.store.database import Database, DatabaseAway
 from ccfd.vt.hypervisors import Hypervisors
-from ccfd.vt.image_source import DirectoryImages
+from ccfd.vt.image_source import tell_ignored
+from ccfd.vt.image_stores import image_store
 from ccfd.vt.ssh_keys import SshKeys
 from ccfd.workflow.backlog import Backlog
 from ccfd.workflow.engine import Engine
@@ -55,6 +56,8 @@ log = structlog.get_logger()
 # Running steps may reach their record; systemd's TimeoutStopSec is longer.
 STOP_WITHIN = 60.0
 LOOP_TICK = 0.5
+# A start waits so long for the image store.
+IMPORT_WITHIN = 15.0
 
 
 class Watching:
@@ -99,7 +102,7 @@ class Daemon:
         self.settings = settings
         self.database = Database(settings.database)
         self.metrics = Metrics(self)
-        self._images = DirectoryImages(Path(settings.images.directory or "/nonexistent"))
+        self._images = image_store(settings)
         self._hypervisors = Hypervisors(settings, self._images)
         self._fabric = Fabric(settings)
         self._sweeps = drivers is None and settings.reconcile.every > 0
@@ -243,6 +246,7 @@ class Daemon:
         self.database.take_hold()
         closing.push_async_callback(self.database.close)
         closing.push_async_callback(self._fabric.close)
+        closing.push_async_callback(self._images.close)
         closing.push_async_callback(self._hypervisors.close)
         if not self._ssh_keys.are_made:
             log.warning("slices get no ssh key", reason="[slices] ssh_key_secret is not set")
@@ -254,12 +258,20 @@ class Daemon:
                 log.warning("start waits for the database", reason=exc.message)
                 await asyncio.sleep(1.0)
         await self.database.run(lambda tx: import_settings(self.settings, tx))
-        if self.settings.images.directory is not None:
-            try:
-                images = await self._images.list()
-                await self.database.run(lambda tx: import_images(images, tx))
-            except CcfdError as exc:
-                log.warning("images not imported", reason=exc.message)
+        await self._import_images()
+
+    async def _import_images(self) -> None:
+        """Take the list of images; a store that is away leaves the list as it is."""
+        images = self.settings.images
+        if images.directory is None and images.glance_url is None:
+            return
+        try:
+            async with asyncio.timeout(IMPORT_WITHIN):
+                found = await self._images.list()
+            tell_ignored(found)
+            await self.database.run(lambda tx: import_images(found.images, tx))
+        except (CcfdError, TimeoutError) as exc:
+            log.warning("images not imported", reason=str(exc) or "the store is slow")
 
     async def _heartbeat(self) -> None:
         while True:

@@ -224,10 +224,68 @@ class Scheduler(Section):
 
 
 class Images(Section):
-    """Where base images come from."""
+    """Where base images come from: Glance, a directory, or nowhere."""
 
+    glance_url: str | None = None
+    """Where Glance is served, for example `http://127.0.0.1:9292`; `/v2` is added."""
+    token: str | None = None
+    """A token that Glance takes, where there is no `[keystone]`."""
+    cache: str = "/var/lib/ccfd/image-cache"
+    """Directory of this machine that images from Glance are kept in on their way to hosts."""
     directory: str | None = None
     """A directory with qcow2 files: `tiny.qcow2` is the image `tiny`."""
+    unused_after: Annotated[float, Field(ge=0)] = 604800
+    """Seconds that an image may lie on a host, or in the cache, with no use before it is removed;
+    0: it stays."""
+
+    @field_validator("glance_url")
+    @classmethod
+    def _is_base(cls, url: str | None) -> str | None:
+        return None if url is None else _http(url).removesuffix("/v2")
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if self.glance_url is not None and self.directory is not None:
+            raise ValueError("glance_url or directory: images come from one of them")
+        if self.token is not None and self.glance_url is None:
+            raise ValueError("the token is for Glance: set glance_url, or remove it")
+        return self
+
+
+class Keystone(Section):
+    """Who ccfd is to Glance: a user of Keystone (v3) with a password."""
+
+    url: str | None = None
+    """Where Keystone is served, for example `http://127.0.0.1:5000/v3`. None: it is not asked."""
+    username: str = ""
+    """The user."""
+    password: str = ""
+    """The user's password."""
+    project: str = ""
+    """The project whose images are seen, beside those that all may see."""
+    user_domain: str = "Default"
+    """The name of the user's domain."""
+    project_domain: str = "Default"
+    """The name of the project's domain."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_base(cls, url: str | None) -> str | None:
+        return None if url is None else _http(url).removesuffix("/v3")
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Self:
+        if self.url is not None:
+            for key in ("username", "password", "project"):
+                if not getattr(self, key):
+                    raise ValueError(f"{key} is missing: Keystone asks for it")
+        return self
+
+
+def _http(url: str) -> str:
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("must be a URL that begins with http:// or https://")
+    return url.rstrip("/")
 
 
 class Flavor(Section):
@@ -330,6 +388,7 @@ class Settings(Section):
     hypervisor: Hypervisor = Hypervisor()
     scheduler: Scheduler = Scheduler()
     images: Images = Images()
+    keystone: Keystone = Keystone()
     flavor: tuple[Flavor, ...] = ()
     slices: Slices = Slices()
     workflow: Workflow = Workflow()
@@ -344,6 +403,8 @@ class Settings(Section):
         ):
             if len(set(found)) != len(found):
                 raise ValueError(f"two [[{what}]] have the same name")
+        if self.keystone.url is not None and self.images.token is not None:
+            raise ValueError("images.token or [keystone]: Glance takes one of them")
         ranges = [ipaddress.IPv4Interface(network.cidr).network for network in self.network]
         for index, one in enumerate(ranges):
             for other in ranges[index + 1 :]:

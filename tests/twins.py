@@ -10,7 +10,16 @@ from ccfd.handlers.effects import effects
 from ccfd.handlers.reconcile_compare import Present, SeenHost
 from ccfd.model import names
 from ccfd.model.network import Bridge, Dhcp, DhcpChange, Namespace, Port, Ports
-from ccfd.model.vm import Disk, Image, ImageListing, ImageOnHost, Machine, Stop
+from ccfd.model.vm import (
+    Disk,
+    IgnoredImage,
+    Image,
+    ImageListing,
+    ImageOnHost,
+    Listing,
+    Machine,
+    Stop,
+)
 from ccfd.network.node import SeenSlice
 from ccfd.network.snapshot import Inventory, SeenBridge, SeenPort
 from ccfd.vt.domains import Found
@@ -46,6 +55,7 @@ class World:
     dhcp_files: dict[int, Dhcp] = field(default_factory=dict)
     dhcp: dict[int, Dhcp] = field(default_factory=dict)
     store: tuple[Image, ...] = (TINY,)
+    useless: tuple[IgnoredImage, ...] = ()
     images: set[tuple[str, str]] = field(default_factory=set)
     disks: dict[tuple[str, str], str] = field(default_factory=dict)
     seeds: dict[tuple[str, str], str] = field(default_factory=dict)
@@ -200,11 +210,11 @@ class ImagesTwin:
 
     async def list(self, wanted: ImageListing) -> dict[str, Any]:
         await self._world.trap("images.list:before", wanted)
-        found = [asdict(image) for image in self._world.store if wanted.name in (None, image.name)]
+        found = tuple(image for image in self._world.store if wanted.name in (None, image.name))
         if wanted.name is not None and not found:
             raise Refused("image_not_found", f"no image {wanted.name}")
         await self._world.trap("images.list:after", wanted)
-        return {"images": found}
+        return asdict(Listing(images=found, ignored=self._world.useless))
 
     async def fetch(self, wanted: ImageOnHost) -> None:
         await self._world.trap("images.fetch:before", wanted)

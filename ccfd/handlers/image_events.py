@@ -1,15 +1,18 @@
 """The story of `image.import`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from ccfd.handlers.imports import import_images
-from ccfd.model.vm import Image, ImageListing
+from ccfd.model.vm import ImageListing, Listing
 from ccfd.requests.events import ImageImport
 from ccfd.store.database import Transaction
 from ccfd.workflow.handler import Handler
 from ccfd.workflow.steps import Steps, adapter, each, in_order
+
+MOST_TOLD = 50
+"""Ignored images that a result names; the log has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,11 @@ class ImportImages(Handler[ImageImport, ImportPlan]):
     ) -> dict[str, Any]:
         """Store what it has."""
         (told,) = values
-        found: tuple[Image, ...] = adapter(tuple[Image, ...]).validate_python(
-            (told or {})["images"]
-        )
-        return await import_images(found, transaction, only=plan.name)
+        found: Listing = adapter(Listing).validate_python(told)
+        changes = await import_images(found.images, transaction, only=plan.name)
+        if not found.ignored:
+            return changes
+        return {**changes, "ignored": [asdict(one) for one in found.ignored[:MOST_TOLD]]}
 
     async def forget(
         self, plan: ImportPlan, error: dict[str, Any], transaction: Transaction

@@ -72,7 +72,7 @@ async def import_images(
     changes: dict[str, list[str]] = {"imported": [], "updated": [], "removed": []}
     for name, image in sorted(found.items()):
         values = {
-            "id": image.checksum,
+            "id": image.id,
             "checksum": image.checksum,
             "size": image.size,
             "virtual_size": image.virtual_size,
@@ -80,7 +80,7 @@ async def import_images(
         if name not in known:
             await transaction.execute(insert(table).values(name=name, **values))
             changes["imported"].append(name)
-        elif known[name].checksum != image.checksum:
+        elif (known[name].id, known[name].checksum) != (image.id, image.checksum):
             await transaction.execute(update(table).where(table.c.name == name).values(**values))
             changes["updated"].append(name)
     for name in sorted(set(known) - set(found)):

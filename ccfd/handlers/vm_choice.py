@@ -1,6 +1,7 @@
 """How the VMs of a request are decided: size, image, host, address, name; and how it is undone."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
 
@@ -174,12 +175,7 @@ def _claim(vm: PlannedVm) -> claims.Claim:
 
 
 def _image_row(image: Image) -> dict[str, object]:
-    return {
-        "name": image.name,
-        "checksum": image.checksum,
-        "size": image.size,
-        "virtual_size": image.virtual_size,
-    }
+    return asdict(image)
 
 
 async def _refuse_known(slice_name: str, called: Sequence[str], transaction: Transaction) -> None:
@@ -219,4 +215,4 @@ async def _image(name: str, disk: int, transaction: Transaction) -> Image:
             "invalid_state",
             f"the image {name} needs a disk of {-(-row.virtual_size // (1 << 30))} GiB, not {disk}",
         )
-    return Image(name=row.name, checksum=row.checksum, size=row.size, virtual_size=row.virtual_size)
+    return Image(**row._mapping)

@@ -11,15 +11,34 @@ from ccfd.model.network import Ports
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """A base image: `checksum` is the SHA-256 of the qcow2 file, `size` its length in bytes.
+    """A base image: a qcow2 file of `size` bytes, known on hosts by its `checksum`.
 
-    `virtual_size` is the size of the disk that the image describes, in bytes.
+    The checksum is the file's SHA-2 digest that the store gives, in hex (docs/adr/0014).
+    `virtual_size` is the size of the disk that the image describes, in bytes. `id` is the store's
+    own name for it.
     """
 
     name: str
     checksum: str
     size: int
     virtual_size: int
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IgnoredImage:
+    """Something in the image store that cannot be used, and why; `name` is the store's."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """What the image store has: `images` by name, each name once."""
+
+    images: tuple[Image, ...]
+    ignored: tuple[IgnoredImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

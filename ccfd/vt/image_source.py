@@ -10,29 +10,65 @@ from typing import Protocol
 import structlog
 
 from ccfd.errors import CcfdError, Refused
-from ccfd.model.vm import Image
+from ccfd.model.vm import IgnoredImage, Image, Listing
 from ccfd.vt import qcow2
 
 log = structlog.get_logger()
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+"""An image's name, the whole of it."""
 _READ = 1 << 20
 
 
 class ImageSource(Protocol):
     """A store of base images."""
 
-    async def list(self) -> tuple[Image, ...]:
-        """List the images that can be used, by name."""
+    async def list(self, name: str | None = None) -> Listing:
+        """List what is there, or only what is called *name*.
+
+        Raises `Refused` (`image_not_found`) when there is no store, `Transient` when it is away.
+        """
         ...
 
     async def open_path(self, image: Image) -> Path:
         """Return a file of this machine that holds *image*.
 
         Raises `Refused`: `image_not_found` when it is gone, `image_corrupt` when its bytes are
-        not those of *image*'s checksum.
+        not those of *image*'s checksum; `Transient` when it does not come now.
         """
         ...
+
+    async def prune(self, unused_for: float) -> None:
+        """Remove copies on this machine that had no use for so many seconds."""
+        ...
+
+    async def close(self) -> None:
+        """Close connections."""
+        ...
+
+
+def tell_ignored(listing: Listing) -> None:
+    """Log what is in the store and cannot be used."""
+    for one in listing.ignored:
+        log.warning("image ignored", image=one.name, why=one.why)
+
+
+class NoImages:
+    """The store of settings that name none."""
+
+    async def list(self, name: str | None = None) -> Listing:
+        """Say so."""
+        raise _no_store()
+
+    async def open_path(self, image: Image) -> Path:
+        """Say so."""
+        raise _no_store()
+
+    async def prune(self, unused_for: float) -> None:
+        """Do nothing: there are no copies."""
+
+    async def close(self) -> None:
+        """Do nothing: nothing is open."""
 
 
 class DirectoryImages:
@@ -46,36 +82,41 @@ class DirectoryImages:
         self._known: dict[tuple[str, int, int, int], Image] = {}
         self._reading = threading.Lock()
 
-    async def list(self) -> tuple[Image, ...]:
-        """Read the directory; a file that cannot be an image is left out, with a line in the log.
-
-        Raises `Refused` (`image_not_found`) when there is no such directory.
-        """
-        return await asyncio.to_thread(self._list)
+    async def list(self, name: str | None = None) -> Listing:
+        """Read the directory; see `ImageSource`."""
+        return await asyncio.to_thread(self._list, name)
 
     async def open_path(self, image: Image) -> Path:
         """Return the path of *image*'s file; see `ImageSource`."""
         return await asyncio.to_thread(self._path, image)
 
-    def _list(self) -> tuple[Image, ...]:
+    async def prune(self, unused_for: float) -> None:
+        """Do nothing: there are no copies."""
+
+    async def close(self) -> None:
+        """Do nothing: nothing is open."""
+
+    def _list(self, name: str | None) -> Listing:
         try:
-            paths = sorted(self._directory.glob("*.qcow2"))
+            paths = sorted(self._directory.glob(f"{name or '*'}.qcow2"))
             present = self._directory.is_dir()
         except OSError as exc:
             raise Refused("image_not_found", f"cannot read {self._directory}: {exc}") from exc
         if not present:
             raise Refused("image_not_found", f"images.directory {self._directory} is missing")
-        return tuple(image for path in paths if (image := self._usable(path)) is not None)
+        found = [self._look(path) for path in paths]
+        return Listing(
+            images=tuple(one for one in found if isinstance(one, Image)),
+            ignored=tuple(one for one in found if isinstance(one, IgnoredImage)),
+        )
 
-    def _usable(self, path: Path) -> Image | None:
-        if not _NAME.fullmatch(path.stem):
-            log.warning("image ignored", path=str(path), why="its name is not an image's name")
-            return None
+    def _look(self, path: Path) -> Image | IgnoredImage:
+        if not NAME.fullmatch(path.stem):
+            return IgnoredImage(name=path.stem, why="its name is not an image's name")
         try:
             return self._image(path)
         except (CcfdError, OSError) as exc:
-            log.warning("image ignored", path=str(path), why=str(exc))
-            return None
+            return IgnoredImage(name=path.stem, why=str(exc))
 
     def _path(self, image: Image) -> Path:
         path = self._directory / f"{image.name}.qcow2"
@@ -110,8 +151,16 @@ class DirectoryImages:
                 self._known = {old: at for old, at in self._known.items() if old[0] != key[0]}
                 self._known[key] = Image(
                     name=path.stem,
+                    id=digest.hexdigest(),
                     checksum=digest.hexdigest(),
                     size=status.st_size,
                     virtual_size=size,
                 )
             return self._known[key]
+
+
+def _no_store() -> Refused:
+    return Refused(
+        "image_not_found",
+        "no image store: set images.directory or images.glance_url, and start ccfd again",
+    )

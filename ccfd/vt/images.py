@@ -16,8 +16,8 @@ from typing import Any
 from ccfd.errors import Refused, Transient
 from ccfd.model import names
 from ccfd.model.vm import Image, ImageListing, ImageOnHost
-from ccfd.vt import api, pools, volumes
-from ccfd.vt.image_source import ImageSource
+from ccfd.vt import api, checksums, pools, volumes
+from ccfd.vt.image_source import ImageSource, tell_ignored
 from ccfd.vt.lane import Lane
 from ccfd.vt.session import Session
 
@@ -37,18 +37,17 @@ class Images:
         self._busy: defaultdict[tuple[str, str], asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def list(self, wanted: ImageListing) -> dict[str, Any]:
-        """Return `{"images": [...]}`, each as the fields of an `Image`.
+        """Return the fields of a `Listing`.
 
-        Raises `Refused` (`image_not_found`): there is no store, or nothing of that name in it.
+        Raises `Refused` (`image_not_found`): there is no store, or nothing of that name in it
+        that can be used; `Transient`: the store is away.
         """
-        found = [
-            asdict(image)
-            for image in await self._source.list()
-            if wanted.name in (None, image.name)
-        ]
-        if wanted.name is not None and not found:
-            raise Refused("image_not_found", f"the image store has no image {wanted.name!r}")
-        return {"images": found}
+        found = await self._source.list(wanted.name)
+        tell_ignored(found)
+        if wanted.name is not None and not found.images:
+            what = "; ".join(one.why for one in found.ignored) or "it has none"
+            raise Refused("image_not_found", f"no image {wanted.name!r} in the image store: {what}")
+        return asdict(found)
 
     async def fetch(self, wanted: ImageOnHost) -> None:
         """Have the image in the host's pool; a complete one is never touched.
@@ -96,7 +95,7 @@ def _transfer(session: Session, directory: str, image: Image, path: Path) -> Non
         volume = None
     if volume is None:
         volume = volumes.adopt(session, pool, name, volumes.plain(name))
-    sent = hashlib.sha256()
+    sent = checksums.hasher(image.checksum)
     try:
         volumes.upload(session, volume, _read(path, sent))
     except OSError as exc:
@@ -108,7 +107,7 @@ def _transfer(session: Session, directory: str, image: Image, path: Path) -> Non
             f"{path} changed while image {image.name} was read: import it again",
             details={"image": image.name},
         )
-    arrived = hashlib.sha256()
+    arrived = checksums.hasher(image.checksum)
     for chunk in volumes.download(session, volume):
         arrived.update(chunk)
     if arrived.hexdigest() != image.checksum:

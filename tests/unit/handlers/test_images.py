@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from sqlalchemy import select
 
+from ccfd.model.vm import IgnoredImage
 from ccfd.store import tables
 from tests.harness import Harness
 from tests.twins import TINY
@@ -37,3 +38,17 @@ async def test_one_image_alone(harness: Harness) -> None:
         assert await names(harness) == {"tiny": "5", "other": "6"}
         refused = await harness.ask("image.import", name="nope")
         assert (refused["error"]["code"], refused["compensated"]) == ("image_not_found", True)
+
+
+async def test_what_cannot_be_used_is_named(harness: Harness) -> None:
+    async with harness.running():
+        harness.world.useless = (IgnoredImage(name="Big Image", why="its name"),)
+        done = await harness.ask("image.import")
+        assert done["result"]["ignored"] == [{"name": "Big Image", "why": "its name"}]
+
+
+async def test_the_same_bytes_under_a_new_id_are_an_update(harness: Harness) -> None:
+    async with harness.running():
+        harness.world.store = (replace(TINY, id="another"),)
+        done = await harness.ask("image.import")
+        assert done["result"] == {"imported": [], "updated": ["tiny"], "removed": []}

@@ -24,7 +24,7 @@ def put(directory: Path, name: str, content: bytes) -> Path:
 async def test_a_file_is_the_image_of_its_name(tmp_path: Path) -> None:
     content = header(size=1 << 30) + b"data"
     put(tmp_path, "tiny.qcow2", content)
-    (image,) = await DirectoryImages(tmp_path).list()
+    (image,) = (await DirectoryImages(tmp_path).list()).images
     assert image.name == "tiny"
     assert image.checksum == hashlib.sha256(content).hexdigest()
     assert (image.size, image.virtual_size) == (len(content), 1 << 30)
@@ -35,7 +35,12 @@ async def test_what_cannot_be_an_image_is_left_out(tmp_path: Path) -> None:
     put(tmp_path, "raw.qcow2", b"not qcow2")
     put(tmp_path, "other.img", header())
     put(tmp_path, "good.qcow2", header())
-    assert [image.name for image in await DirectoryImages(tmp_path).list()] == ["good"]
+    found = await DirectoryImages(tmp_path).list()
+    assert [image.name for image in found.images] == ["good"]
+    assert [(one.name, one.why) for one in found.ignored] == [
+        ("Bad_Name", "its name is not an image's name"),
+        ("raw", "it is not a qcow2 file"),
+    ]
 
 
 async def test_a_missing_directory_is_refused(tmp_path: Path) -> None:
@@ -58,12 +63,12 @@ async def test_a_file_is_read_again_only_when_it_changed(
     monkeypatch.setattr(hashlib, "sha256", counted)
     path = put(tmp_path, "tiny.qcow2", header() + b"1")
     images = DirectoryImages(tmp_path)
-    (first,) = await images.list()
-    assert await images.list() == (first,)
+    (first,) = (await images.list()).images
+    assert (await images.list()).images == (first,)
     assert await images.open_path(first) == path
     assert read == 1
     put(tmp_path, "tiny.qcow2", header() + b"2")
-    (second,) = await images.list()
+    (second,) = (await images.list()).images
     assert second.checksum != first.checksum
     assert read == 2
 
@@ -71,7 +76,7 @@ async def test_a_file_is_read_again_only_when_it_changed(
 async def test_an_image_that_was_replaced_is_not_taken_for_the_old_one(tmp_path: Path) -> None:
     put(tmp_path, "tiny.qcow2", header() + b"1")
     images = DirectoryImages(tmp_path)
-    (image,) = await images.list()
+    (image,) = (await images.list()).images
     put(tmp_path, "tiny.qcow2", header() + b"2")
     with pytest.raises(Refused) as refused:
         await images.open_path(image)
@@ -81,7 +86,7 @@ async def test_an_image_that_was_replaced_is_not_taken_for_the_old_one(tmp_path:
 async def test_an_image_whose_file_went_is_not_found(tmp_path: Path) -> None:
     path = put(tmp_path, "tiny.qcow2", header())
     images = DirectoryImages(tmp_path)
-    (image,) = await images.list()
+    (image,) = (await images.list()).images
     os.unlink(path)
     with pytest.raises(Refused) as refused:
         await images.open_path(image)
