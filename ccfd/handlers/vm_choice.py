@@ -197,7 +197,10 @@ async def _size(spec: VmSpec, transaction: Transaction) -> tuple[int, int, int]:
         assert spec.disk is not None
         return spec.cpu, spec.ram, spec.disk
     row = await transaction.one(
-        select(tables.flavor).where(tables.flavor.c.name == spec.flavor, ~tables.flavor.c.deleted)
+        select(tables.flavor)
+        .where(tables.flavor.c.name == spec.flavor, ~tables.flavor.c.deleted)
+        # Shared with other VMs; a deletion waits, and then finds the VM that is decided here.
+        .with_for_update(read=True)
     )
     if row is None:
         raise Refused("flavor_not_found", f"no flavor is called {spec.flavor}")

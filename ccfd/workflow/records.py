@@ -91,16 +91,11 @@ class Records:
     async def _heed_children(self, flow: Flow) -> None:
         """Have no step begun where a child has failed: whoever goes on sees the same."""
         async with self._database.read() as transaction:
-            children = await transaction.all(
-                select(request.c.terminal)
-                .where(request.c.parent == flow.asked.workflow_id)
-                .order_by(request.c.seq)
-            )
+            ends = await _ends_of_children(flow, transaction)
         failed = [
-            row.terminal["error"]
-            for row in children
-            if "error" in row.terminal
-            and row.terminal["error"]["code"] not in flow.handler.content_with
+            end["error"]
+            for end in ends
+            if "error" in end and end["error"]["code"] not in flow.handler.content_with
         ]
         if failed:
             flow.journal.never_begin(failed[0])
@@ -284,7 +279,10 @@ class Records:
             error = dict(flow.journal.error or {})
             details = await flow.handler.forget(plan, error, transaction)
             error["details"] = {**error.get("details", {}), **details}
-            terminal = flow.asked.failed(error, transaction.now, compensated=True)
+            # What children did stays done; one of which nothing remains says so itself.
+            ends = await _ends_of_children(flow, transaction)
+            compensated = all(end.get("compensated") for end in ends)
+            terminal = flow.asked.failed(error, transaction.now, compensated=compensated)
             await self._end_flow(flow, "failed", terminal, transaction)
 
         await self._database.run(write)
@@ -350,6 +348,16 @@ class Records:
         transaction.after(partial(self._count, asked.type, entry.terminal["outcome"], seconds))
         transaction.wake(TOPIC)
         transaction.wake(ENDED + asked.request_id)
+
+
+async def _ends_of_children(flow: Flow, transaction: Transaction) -> list[dict[str, Any]]:
+    """Return the terminal results of the requests that *flow* has awaited, in their order."""
+    rows = await transaction.all(
+        select(request.c.terminal)
+        .where(request.c.parent == flow.asked.workflow_id)
+        .order_by(request.c.seq)
+    )
+    return [row.terminal for row in rows]
 
 
 class Seen(CcfdError):

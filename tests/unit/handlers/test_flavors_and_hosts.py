@@ -91,6 +91,7 @@ async def test_cancelled_between_two_vms_the_flavor_and_the_second_vm_stay(
         await let_go(harness)
         ended = await harness.terminal(asked)
     assert ended["error"]["code"] == "cancelled"
+    assert ended["compensated"] is False, "the first VM is gone"
     assert [one["vm"] for one in ended["error"]["details"]["left"]] == [second]
     assert "small" in await flavors(harness)
 

@@ -98,7 +98,13 @@ async def test_a_child_that_fails_fails_it_with_its_error(many: Harness) -> None
         ended = await many.ask("test.delete", slices=("one", "nowhere"))
     assert ended["outcome"] == "failed"
     assert ended["error"]["code"] == "slice_not_found"
-    assert ended["compensated"] is True
+    assert ended["compensated"] is False, "one slice is gone"
+
+
+async def test_where_no_child_did_anything_nothing_remains_of_it(many: Harness) -> None:
+    async with many.running():
+        ended = await many.ask("test.delete", slices=("nowhere", "neither"))
+    assert (ended["error"]["code"], ended["compensated"]) == ("slice_not_found", True)
 
 
 async def test_children_wait_their_turn_in_their_own_slice(many: Harness) -> None:
