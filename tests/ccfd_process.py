@@ -120,10 +120,11 @@ class CcfdProcess:
         """Ask for something to be done; raise `OSError` on every status but 200."""
         return json.loads(self._call("POST", path))
 
-    def metric(self, name: str) -> float:
-        """Return a metric, summed over its labels."""
+    def metric(self, name: str, labels: str = "") -> float:
+        """Return a metric, summed over its labels; *labels* is how those that count begin."""
         lines = self._call("GET", "/metrics").decode().splitlines()
-        return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{name}{{"))
+        begin = f"{name}{{{labels}"
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(begin))
 
     def _call(self, method: str, path: str) -> bytes:
         request = urllib.request.Request(self._url + path, method=method)
