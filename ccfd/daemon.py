@@ -191,7 +191,7 @@ class Daemon:
         if self.settings.broker.url and not self.bus.consuming:
             found["broker"] = self.bus.problem or "not connected yet"
         if not self.database.is_up:
-            found["database"] = "does not answer"
+            found["database"] = self.database.problem
         if not any(self._watch.up.values()):
             found["hosts"] = "no host is up"
         return found

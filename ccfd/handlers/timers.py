@@ -87,6 +87,8 @@ class Timers:
             .where(slices.c.expires_at <= transaction.now, slices.c.state != "deleting")
             .order_by(slices.c.expires_at)
             .limit(BATCH)
+            # Another daemon that looks at the same moment must not tell of it, too.
+            .with_for_update(skip_locked=True)
         )
         for row in over:
             await self._delete(

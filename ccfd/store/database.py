@@ -4,6 +4,7 @@ import asyncio
 import fcntl
 import os
 import random
+import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -37,6 +38,16 @@ ATTEMPTS = 12
 TRY_AGAIN = frozenset({"40001", "40P01", "23505", "23514", "23503", "23P01"})
 COMMAND_TIMEOUT = 30.0
 CONNECT_TIMEOUT = 5.0
+DOUBT = 3.0
+"""Seconds for which a database that could not write is not believed, whatever it reads."""
+
+# PostgreSQL manual, appendix A. 08: connection; 57P: shutdown, crash, starting up; 53: no
+# resources; 58: system; 25006: read-only, as after a failover; 28, 3D: no such user, no such
+# database, as while a server is being set up again.
+AWAY = ("08", "57P", "53", "58", "25006", "28", "3D")
+WRITES_NOTHING = ("53100", "25006", "SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR_WRITE")
+# https://sqlite.org/rescode.html; BUSY comes after the busy timeout, as from a backup that hangs.
+SQLITE_AWAY = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_BUSY")
 
 
 def utc_now() -> datetime:
@@ -194,12 +205,13 @@ async def told_or_later(told: asyncio.Event, seconds: float) -> None:
 
 
 class Database:
-    """The database of one daemon."""
+    """The database of one daemon. `problem` says why it cannot be used; empty while it can."""
 
     def __init__(self, config: settings.Database, clock: Clock = utc_now) -> None:
         self.clock = clock
         self.signals = Signals()
-        self.is_up = True
+        self.problem = ""
+        self._doubted_until = 0.0
         self.has_peers = False
         self._url = make_url(config.url)
         self.is_sqlite = self._url.get_backend_name() == "sqlite"
@@ -213,6 +225,24 @@ class Database:
         )
         # Lines are kept: out of a small pool they would leave nothing for transactions.
         self._direct = self._postgresql(poolclass=NullPool)
+
+    @property
+    def is_up(self) -> bool:
+        """Tell whether the database answered last time, and did what it was asked."""
+        return not self.problem
+
+    def _answered(self) -> None:
+        if self.problem and time.monotonic() >= self._doubted_until:
+            self.problem = ""
+
+    def _away(self, exc: BaseException) -> DatabaseAway:
+        """Note that the database cannot be used, and return the error that says so."""
+        said = getattr(exc, "orig", exc)
+        self.problem = (str(said) or type(said).__name__).partition("\n")[0]
+        # Of a full disk one can read: what is read proves nothing for a while.
+        if code_of(exc).startswith(WRITES_NOTHING):
+            self._doubted_until = time.monotonic() + DOUBT
+        return DatabaseAway(said)
 
     def _postgresql(self, **pool: Any) -> AsyncEngine:
         return create_async_engine(
@@ -329,8 +359,7 @@ class Database:
             if isinstance(exc, asyncpg.PostgresError) and exc.sqlstate in TRY_AGAIN:
                 raise RaceLost(str(exc)) from exc
             if is_away(exc):
-                self.is_up = False
-                raise DatabaseAway(exc) from exc
+                raise self._away(exc) from exc
             raise
         self._lines.append((line, driver))
         return rows
@@ -342,8 +371,7 @@ class Database:
             return line, (await line.get_raw_connection()).driver_connection
         except Exception as exc:
             if is_away(exc):
-                self.is_up = False
-                raise DatabaseAway(exc) from exc
+                raise self._away(exc) from exc
             raise
 
     @asynccontextmanager
@@ -351,31 +379,30 @@ class Database:
         """Give a connection; raise `DatabaseAway` when there is none, or when it breaks."""
         try:
             async with self.engine.connect() as connection:
-                self.is_up = True
+                self._answered()
                 yield connection
         except Exception as exc:
             if is_away(exc):
-                self.is_up = False
-                raise DatabaseAway(getattr(exc, "orig", exc)) from exc
+                raise self._away(exc) from exc
             raise
+
+
+def code_of(exc: BaseException) -> str:
+    """Return PostgreSQL's or SQLite's code for *exc*; "" where it has none."""
+    said = exc.orig if isinstance(exc, DBAPIError) else exc
+    return getattr(said, "sqlstate", None) or getattr(said, "sqlite_errorname", None) or ""
 
 
 def is_away(exc: BaseException) -> bool:
     """Tell whether *exc* means that the server went away, and not that a statement was wrong."""
     if isinstance(exc, CcfdError):
         return False
-    said = exc.orig if isinstance(exc, DBAPIError) else exc
-    # PostgreSQL manual, appendix A. 08: connection; 57P: shutdown, crash, starting up; 53: no
-    # resources; 58: system; 25006: read-only, as after a failover; 28, 3D: no such user, no such
-    # database, as while a server is being set up again.
-    state = getattr(said, "sqlstate", None) or ""
-    if state.startswith(("08", "57P", "53", "58", "25006", "28", "3D")):
+    if code_of(exc).startswith((*AWAY, *SQLITE_AWAY)):
         return True
+    said = exc.orig if isinstance(exc, DBAPIError) else exc
     if isinstance(said, OSError | TimeoutError | PoolTimeout | asyncpg.InterfaceError):
         return True
-    return isinstance(exc, DBAPIError) and (
-        exc.connection_invalidated or "disk is full" in str(said)
-    )
+    return isinstance(exc, DBAPIError) and exc.connection_invalidated
 
 
 async def _hang_up(line: AsyncConnection) -> None:

@@ -3,11 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import pytest
+from sqlalchemy import update
 
-from ccfd.store.database import DatabaseAway
+from ccfd.store.database import DatabaseAway, Transaction
+from ccfd.store.tables import slices
 from ccfd.workflow.lease import LEASE
 from tests.harness import Harness, lab_settings
 from tests.twins import World
@@ -140,6 +143,39 @@ async def test_a_reservation_expires_once(pair: tuple[Harness, Harness]) -> None
             task.cancel()
     notices = [body for key, body in await one.said() if key == "subnet.expired"]
     assert [body["owner"] for body in notices] == ["demo"]
+
+
+async def test_a_slice_that_two_daemons_see_end_is_told_of_and_deleted_once(
+    pair: tuple[Harness, Harness],
+) -> None:
+    one, other = pair
+    async with one.running():
+        await one.ask("slice.create", slice="demo", gateway=False)
+
+        async def pass_time(transaction: Transaction) -> None:
+            over = transaction.now - timedelta(seconds=1)
+            await transaction.execute(update(slices).values(expires_at=over))
+
+        await one.database.run(pass_time)
+        looked, commits = asyncio.Event(), asyncio.Event()
+
+        async def look_and_wait(transaction: Transaction) -> None:
+            await one.timers().slices(transaction)
+            looked.set()
+            await commits.wait()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(one.database.run(look_and_wait))
+            await looked.wait()
+            group.create_task(other.database.run(other.timers().slices))
+            await asyncio.sleep(0.2)  # it is there, or waits for the first one's commit
+            commits.set()
+        async with asyncio.timeout(10):
+            while await one.claims() != NOTHING:
+                await asyncio.sleep(0.02)
+    told = [key for key, _ in await one.said()]
+    assert told.count("slice.expired") == 1
+    assert told.count("slice.delete.succeeded") == 1
 
 
 async def test_two_daemons_share_a_hundred_slices_and_do_none_twice(

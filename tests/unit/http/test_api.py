@@ -15,6 +15,7 @@ from ccfd.http.stream import Stream
 from ccfd.settings import Http, Settings, Token
 from tests.harness import Harness
 from tests.unit.handlers.test_slice_story import VM
+from tests.unit.workflow.test_interventions import stick
 
 
 class Knows:
@@ -207,6 +208,18 @@ async def test_metrics_speak_of_what_there_is(served: Served) -> None:
     assert 'ccfd_subnets{network="10.0.0.0/8",state="reserved"} 1.0' in text
     assert 'ccfd_addresses{network="10.0.0.0/8",state="used"} 64.0' in text
     assert "ccfd_build_info{version=" in text
+
+
+async def test_a_stuck_request_is_counted_until_somebody_looks_after_it(served: Served) -> None:
+    request = await stick(served.harness)
+    _, text = await served.ask("GET", "/metrics", role=None)
+    assert 'ccfd_workflows{state="stuck"} 1.0' in text
+    status, told = await served.ask("POST", f"/v1/requests/{request}/abandon", role="portal")
+    assert status == 403, told
+    status, told = await served.ask("POST", f"/v1/requests/{request}/abandon")
+    assert (status, told["state"]) == (200, "failed")
+    _, text = await served.ask("GET", "/metrics", role=None)
+    assert 'ccfd_workflows{state="stuck"}' not in text
 
 
 async def test_events_are_streamed_from_now_and_from_an_id_on(served: Served) -> None:
