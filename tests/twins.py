@@ -9,7 +9,7 @@ from ccfd.errors import Refused
 from ccfd.handlers.effects import effects
 from ccfd.handlers.reconcile_compare import Present, SeenHost
 from ccfd.model import names
-from ccfd.model.network import Bridge, Dhcp, DhcpChange, Namespace, Port, Ports
+from ccfd.model.network import Bridge, BridgeChange, Dhcp, DhcpChange, Namespace, Port, Ports
 from ccfd.model.vm import (
     Disk,
     IgnoredImage,
@@ -50,6 +50,7 @@ class World:
     bridges: dict[tuple[str, int], dict[str, Port]] = field(default_factory=dict)
     owners: dict[tuple[str, int], str] = field(default_factory=dict)
     abouts: dict[tuple[str, int], str] = field(default_factory=dict)
+    targets: dict[tuple[str, int], str] = field(default_factory=dict)
     namespaces: dict[int, str] = field(default_factory=dict)
     legs: dict[int, str] = field(default_factory=dict)
     dhcp_files: dict[int, Dhcp] = field(default_factory=dict)
@@ -122,7 +123,17 @@ class FabricTwin:
         await self._world.halfway()
         self._world.bridges[at] = {port.name: port for port in bridge.ports}
         self._world.abouts[at] = bridge.about
+        self._world.targets.pop(at, None)
+        if bridge.controller is not None:
+            self._world.targets[at] = bridge.controller.target
         await self._world.trap("fabric.make:after", bridge)
+
+    async def change(self, change: BridgeChange) -> None:
+        await self._world.trap("fabric.change:before", change.after)
+        await self.make(change.after)
+
+    async def change_back(self, change: BridgeChange) -> None:
+        await self.make(change.before)
 
     async def remove(self, bridge: Bridge) -> None:
         await self._world.trap("fabric.remove:before", bridge)
@@ -131,6 +142,7 @@ class FabricTwin:
             self._world.bridges[at] = {}
             await self._world.halfway()
             del self._world.owners[at], self._world.bridges[at], self._world.abouts[at]
+            self._world.targets.pop(at, None)
         await self._world.trap("fabric.remove:after", bridge)
 
     async def plug(self, ports: Ports) -> None:
@@ -347,6 +359,8 @@ class LookTwin:
                     slice=owner,
                     vni=vni,
                     about=self._world.abouts.get((host, vni), ""),
+                    targets=tuple(filter(None, [self._world.targets.get((host, vni))])),
+                    secure=(host, vni) in self._world.targets,
                 )
                 for vni, owner in owners.items()
             ),

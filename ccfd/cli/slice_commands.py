@@ -6,12 +6,21 @@ from typing import Annotated
 
 import typer
 
-from ccfd.cli import vm_option
+from ccfd.cli import controller_option, vm_option
 from ccfd.cli.options import IpCount, Island, StateFilter, Wait, parsed
 from ccfd.cli.session import segment, session
 
 app = typer.Typer(help="Slices: tenants' virtual networks.", no_args_is_help=True)
 
+Controller = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CONTROLLER",
+        help=f"{controller_option.CONTROLLER_HELP}.",
+        callback=parsed(controller_option.read_controller),
+    ),
+]
+Description = Annotated[str | None, typer.Option(help="What it is for.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The slice's name.")]
 
 
@@ -32,7 +41,8 @@ def create(
     gateway: Annotated[
         bool, typer.Option("--gateway/--no-gateway", help="Give it a way out.")
     ] = True,
-    description: Annotated[str | None, typer.Option(help="What it is for.")] = None,
+    controller: Controller = None,
+    description: Description = None,
     project: Annotated[str | None, typer.Option(help="The project that it belongs to.")] = None,
     user: Annotated[str | None, typer.Option(help="The person that it belongs to.")] = None,
     ssh_key: Annotated[
@@ -63,6 +73,7 @@ def create(
         "ipcount": ipcount,
         "dhcp": dhcp,
         "gateway": gateway,
+        "controller": controller_option.read_controller(controller) if controller else None,
         "vms": [vm_option.read_vm(one) for one in vm or ()],
         "ssh_keys": [key for file in ssh_key or () for key in vm_option.read_keys(file)],
         "expires_in": vm_option.read_duration(expires_in) if expires_in else None,
@@ -123,6 +134,42 @@ def _write_private(path: Path, text: str) -> None:
             file.write(text)
     except OSError as exc:
         raise typer.BadParameter(f"cannot make {path}: {exc.strerror}") from exc
+
+
+@app.command()
+def update(
+    context: typer.Context,
+    name: Name,
+    *,
+    controller: Controller = None,
+    detach: Annotated[
+        bool, typer.Option("--no-controller", help="Have its switches forward by themselves.")
+    ] = False,
+    description: Description = None,
+    expires_in: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="When it is deleted, from now: seconds, or a number with s, m, h or d.",
+            callback=parsed(vm_option.read_duration),
+        ),
+    ] = None,
+    wait: Wait = True,
+) -> None:
+    """Change a slice's description, its end, or its OpenFlow controller."""
+    if detach and controller is not None:
+        raise typer.BadParameter("give --controller or --no-controller, not both")
+    data = {
+        "slice": name,
+        "controller": controller_option.read_controller(controller) if controller else None,
+        "description": description,
+        "expires_in": vm_option.read_duration(expires_in) if expires_in else None,
+    }
+    given = {key: value for key, value in data.items() if value is not None}
+    # Null is what detaches.
+    session(context).send_whole(
+        "slice.update", {**given, "controller": None} if detach else given, wait=wait
+    )
 
 
 @app.command()

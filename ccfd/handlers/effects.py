@@ -6,7 +6,7 @@ The names are stored with each workflow's steps and live as long as the database
 from typing import Protocol
 
 from ccfd.errors import Transient
-from ccfd.model.network import Bridge, Dhcp, DhcpChange, Namespace, Ports
+from ccfd.model.network import Bridge, BridgeChange, Dhcp, DhcpChange, Namespace, Ports
 from ccfd.model.vm import Disk, ImageListing, ImageOnHost, Machine, Start, Stop
 from ccfd.workflow.steps import Effect, Effects, Value
 
@@ -16,6 +16,8 @@ class Fabric(Protocol):
 
     async def make(self, bridge: Bridge) -> None: ...
     async def remove(self, bridge: Bridge) -> None: ...
+    async def change(self, change: BridgeChange) -> None: ...
+    async def change_back(self, change: BridgeChange) -> None: ...
     async def plug(self, ports: Ports) -> None: ...
     async def unplug(self, ports: Ports) -> None: ...
     async def carries(self, ports: Ports) -> bool: ...
@@ -105,6 +107,7 @@ def effects(
         # Base images belong to no workflow: they stay for the next VM.
         "fetch-image": Effect(ImageOnHost, images.fetch, None),
         "make-bridge": Effect(Bridge, fabric.make, fabric.remove),
+        "change-bridge": Effect(BridgeChange, fabric.change, fabric.change_back),
         "add-ports": Effect(Ports, fabric.plug, fabric.unplug),
         "open-namespace": Effect(Namespace, namespaces.open, namespaces.close),
         "serve-dhcp": Effect(Dhcp, dhcp.serve, dhcp.stop),

@@ -57,6 +57,7 @@ class Layout:
                     vni=planned.vni,
                     ports=(*fixed, *(self._tap(vm) for vm in vms)),
                     about=about,
+                    controller=planned.controller,
                 )
             )
         return tuple(bridges)

@@ -179,6 +179,9 @@ def _difference(bridge: Bridge, seen: _Seen) -> str:
         return "it is not there"
     if found.about != bridge.about:
         return "what it tells of its slice is out of date"
+    targets = () if bridge.controller is None else (bridge.controller.target,)
+    if (found.targets, found.secure) != (targets, bool(targets)):
+        return "it is not controlled as it should be"
     wanted, there = {port.name for port in bridge.ports}, seen.ports[at]
     if wanted - there:
         return f"port {min(wanted - there)} is not on it"

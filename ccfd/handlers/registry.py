@@ -5,6 +5,7 @@ from ccfd.handlers.host_events import ActivateHost, DrainHost
 from ccfd.handlers.image_events import ImportImages
 from ccfd.handlers.slice_events import CreateSlice, DeleteSlice
 from ccfd.handlers.slice_power_events import StartSlice, StopSlice
+from ccfd.handlers.slice_update import UpdateSlice
 from ccfd.handlers.subnet_events import ConfirmSubnet, CreateSubnet, DeleteSubnet
 from ccfd.handlers.vm_events import CreateVm, DeleteVm
 from ccfd.handlers.vm_power_events import RebootVm, ResumeVm, StartVm, StopVm, SuspendVm
@@ -22,6 +23,7 @@ def handlers(settings: Settings) -> Handlers:
         DeleteSlice(settings),
         StartSlice(settings),
         StopSlice(settings),
+        UpdateSlice(settings),
         CreateVm(settings),
         DeleteVm(settings),
         StartVm(settings),

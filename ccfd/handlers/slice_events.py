@@ -10,7 +10,7 @@ from sqlalchemy.engine import Row
 
 from ccfd import documents
 from ccfd.errors import Refused
-from ccfd.handlers import vm_choice
+from ccfd.handlers import controller_choice, vm_choice
 from ccfd.handlers.layout import Layout
 from ccfd.ipam import pools, subnets
 from ccfd.model.slice import PlannedSlice
@@ -65,12 +65,10 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
 
     async def decide(self, body: SliceCreate, transaction: Transaction) -> CreatePlan:
         """Take a subnet, a VNI, and all that the VMs need."""
-        if body.gateway or body.controller is not None:
-            what = "gateway" if body.gateway else "controller"
+        if body.gateway:
             raise Refused(
                 "invalid_state",
-                f"this release of ccfd has no {what}s for slices yet: "
-                + ("send gateway: false" if body.gateway else "leave controller out"),
+                "this release of ccfd has no gateways for slices yet: send gateway: false",
             )
         if await transaction.one(select(tables.slices).where(tables.slices.c.name == body.slice)):
             raise Refused("slice_exists", f"there is a slice {body.slice}: delete it first")
@@ -90,6 +88,7 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
             ssh_keys=body.ssh_keys,
             ssh_key=pair.public if pair else None,
             vms=vms,
+            controller=controller_choice.of_tenant(body.controller, self._settings),
             description=body.description,
             project=body.project,
             user=body.user,
@@ -250,6 +249,7 @@ async def insert_slice(
             description=planned.description,
             project=planned.project,
             user=planned.user,
+            controller=controller_choice.to_row(planned.controller),
             ssh_keys=list(planned.ssh_keys),
             ssh_public_key=pair.public if pair else None,
             ssh_sealed_key=pair.sealed if pair else None,
@@ -271,6 +271,7 @@ async def planned_slice(row: Row[Any], transaction: Transaction) -> PlannedSlice
         ssh_keys=tuple(row.ssh_keys),
         ssh_key=row.ssh_public_key,
         vms=await vm_choice.planned(row.name, transaction),
+        controller=controller_choice.of_row(row.controller),
         description=row.description,
         project=row.project,
         user=row.user,

@@ -24,10 +24,32 @@ class Port:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Controller:
+    """A slice's OpenFlow controller; `address` is IPv4 or IPv6, `vm` the VM that ccfd made for it.
+
+    Without `vm` it is one of the tenant's own.
+    """
+
+    address: str
+    port: int
+    vm: str | None = None
+
+    @property
+    def target(self) -> str:
+        """How Open vSwitch calls it: `tcp:192.0.2.9:6633`, `tcp:[2001:db8::9]:6633`."""
+        return (
+            f"tcp:[{self.address}]:{self.port}"
+            if ":" in self.address
+            else (f"tcp:{self.address}:{self.port}")
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bridge:
     """The bridge of slice `slice` on `host` (a host's name, or `names.NODE`) with its ports.
 
-    `about` is what the bridge tells of its slice (`handlers.tags`).
+    `about` is what the bridge tells of its slice (`handlers.tags`). Without a controller it
+    forwards by itself.
     """
 
     host: str
@@ -35,6 +57,15 @@ class Bridge:
     vni: int
     ports: tuple[Port, ...] = ()
     about: str = ""
+    controller: Controller | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeChange:
+    """A change of a bridge that stands, with the way back."""
+
+    before: Bridge
+    after: Bridge
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

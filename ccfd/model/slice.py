@@ -7,6 +7,7 @@ default, never renamed.
 from dataclasses import dataclass
 from datetime import datetime
 
+from ccfd.model.network import Controller
 from ccfd.model.vm import Image
 
 
@@ -47,6 +48,7 @@ class PlannedSlice:
     ssh_keys: tuple[str, ...] = ()
     ssh_key: str | None = None
     vms: tuple[PlannedVm, ...] = ()
+    controller: Controller | None = None
     description: str | None = None
     project: str | None = None
     user: str | None = None

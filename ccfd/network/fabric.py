@@ -9,9 +9,9 @@ import structlog
 
 from ccfd.errors import Refused, Transient
 from ccfd.model import names
-from ccfd.model.network import Bridge, Port, Ports
+from ccfd.model.network import Bridge, BridgeChange, Port, Ports
 from ccfd.network import bridges
-from ccfd.network.bridges import Change, Snapshot, Switch
+from ccfd.network.changes import Change, Snapshot, Switch, with_fresh
 from ccfd.network.ovsdb import OperationError, Ovsdb
 from ccfd.network.snapshot import Inventory, read_bridge, read_down, read_inventory
 from ccfd.settings import Settings
@@ -74,6 +74,14 @@ class Fabric:
             lambda seen: bridges.make(bridge, switch, seen),
         )
         _check_tunnels(bridge.host, bridge.ports, seen)
+
+    async def change(self, change: BridgeChange) -> None:
+        """Make a bridge what it shall become."""
+        await self.make(change.after)
+
+    async def change_back(self, change: BridgeChange) -> None:
+        """Make it what it was."""
+        await self.make(change.before)
 
     async def remove(self, bridge: Bridge) -> None:
         """Remove the slice's bridge with all its ports; another slice's bridge is left alone."""
@@ -176,7 +184,7 @@ class Fabric:
         opened: set[str] = set()
         for _ in range(ATTEMPTS):
             seen = await read_bridge(db, target.vni, wanted)
-            change = decide(bridges.with_fresh(seen, opened))
+            change = decide(with_fresh(seen, opened))
             if not change.ops:
                 await db.applied(seen.next_cfg)
                 return seen

@@ -17,8 +17,10 @@ BRIDGE_COLUMNS = [
     "other_config",
     "ports",
     "controller",
+    "protocols",
 ]
 PORT_COLUMNS = ["_uuid", "name", "interfaces"]
+CONTROLLER_COLUMNS = ["_uuid", "target", "connection_mode", "controller_rate_limit"]
 INTERFACE_COLUMNS = [
     "_uuid",
     "name",
@@ -34,7 +36,7 @@ INTERFACE_COLUMNS = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeRow:
-    """A row of table Bridge; `ports` are row ids, `raw_ports` the same as the database wrote it."""
+    """A row of table Bridge; `ports` and `controllers` are row ids."""
 
     uuid: str
     name: str
@@ -43,7 +45,18 @@ class BridgeRow:
     external_ids: Mapping[str, str]
     other_config: Mapping[str, str]
     ports: frozenset[str]
-    controlled: bool
+    controllers: frozenset[str] = frozenset()
+    protocols: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerRow:
+    """A row of table Controller: `rate_limit` in packets a second."""
+
+    uuid: str
+    target: str
+    connection_mode: str | None
+    rate_limit: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +93,18 @@ def bridge_row(row: Mapping[str, Any]) -> BridgeRow:
         external_ids=_map(row["external_ids"]),
         other_config=_map(row["other_config"]),
         ports=_uuids(row["ports"]),
-        controlled=bool(_uuids(row["controller"])),
+        controllers=_uuids(row["controller"]),
+        protocols=frozenset(_members(row["protocols"])),
+    )
+
+
+def controller_row(row: Mapping[str, Any]) -> ControllerRow:
+    """Read a row with CONTROLLER_COLUMNS."""
+    return ControllerRow(
+        uuid=row["_uuid"][1],
+        target=row["target"],
+        connection_mode=_optional(row["connection_mode"]),
+        rate_limit=_optional(row["controller_rate_limit"]),
     )
 
 
@@ -129,4 +153,9 @@ def _map(value: Any) -> dict[str, str]:
 
 
 def _uuids(value: Any) -> frozenset[str]:
-    return frozenset(one[1] for one in (value[1] if _is(value, "set") else [value]))
+    return frozenset(one[1] for one in _members(value))
+
+
+def _members(value: Any) -> list[Any]:
+    members: list[Any] = value[1] if _is(value, "set") else [value]
+    return members

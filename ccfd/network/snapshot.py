@@ -4,13 +4,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ccfd.model import names
-from ccfd.network.bridges import ABOUT, HOST, SLICE, VM, VNI, Snapshot
+from ccfd.network.changes import ABOUT, HOST, SLICE, VM, VNI, Snapshot
 from ccfd.network.ovsdb import DATABASE, Operation, Ovsdb, Result
 from ccfd.network.rows import (
     BRIDGE_COLUMNS,
+    CONTROLLER_COLUMNS,
     INTERFACE_COLUMNS,
     PORT_COLUMNS,
     bridge_row,
+    controller_row,
     interface_row,
     port_row,
 )
@@ -20,13 +22,16 @@ from ccfd.network.rows import (
 class SeenBridge:
     """A bridge with a tag of ours; `vni` is None where that tag is missing.
 
-    `about` is what it tells of its slice, empty where an older release made it.
+    `about` is what it tells of its slice, empty where an older release made it. `targets` are the
+    controllers that it dials; `secure` tells that it does not forward without them.
     """
 
     name: str
     slice: str
     vni: int | None
     about: str = ""
+    targets: tuple[str, ...] = ()
+    secure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +79,13 @@ async def read_bridge(db: Ovsdb, vni: int, wanted: Iterable[str]) -> Snapshot:
     ports = [port_row(row) for row in await _by_id(db, "Port", bridge.ports, PORT_COLUMNS)]
     ids = {uuid for port in ports for uuid in port.interfaces}
     rows = await _by_id(db, "Interface", ids, INTERFACE_COLUMNS)
+    controllers = await _by_id(db, "Controller", bridge.controllers, CONTROLLER_COLUMNS)
     inside = bridge.ports | ids
     return Snapshot(
         bridge=bridge,
         ports=tuple(ports),
         interfaces=tuple(interface_row(row) for row in rows),
+        controllers=tuple(controller_row(row) for row in controllers),
         taken=frozenset(row["name"] for row in found if row["_uuid"][1] not in inside),
         next_cfg=next_cfg,
     )
@@ -95,13 +102,15 @@ async def read_down(db: Ovsdb, links: Sequence[str]) -> list[str]:
 
 async def read_inventory(db: Ovsdb) -> Inventory:
     """Read every bridge and interface that carries `external_ids:ccf-slice`."""
-    bridges_result, ports_result, interfaces_result = await db.transact(
+    bridges_result, ports_result, interfaces_result, controllers_result = await db.transact(
         [
             _select("Bridge", [], BRIDGE_COLUMNS),
             _select("Port", [], PORT_COLUMNS),
             _select("Interface", [], INTERFACE_COLUMNS),
+            _select("Controller", [], CONTROLLER_COLUMNS),
         ]
     )
+    targets = {row.uuid: row.target for row in map(controller_row, controllers_result["rows"])}
     bridges = [bridge_row(row) for row in bridges_result["rows"]]
     bridge_of_port = {uuid: bridge.name for bridge in bridges for uuid in bridge.ports}
     bridge_of = {
@@ -116,6 +125,8 @@ async def read_inventory(db: Ovsdb) -> Inventory:
                 slice=bridge.external_ids[SLICE],
                 vni=_number(bridge.external_ids.get(VNI)),
                 about=bridge.external_ids.get(ABOUT, ""),
+                targets=tuple(sorted(targets[uuid] for uuid in bridge.controllers)),
+                secure=bridge.fail_mode == "secure",
             )
             for bridge in sorted(bridges, key=lambda bridge: bridge.name)
             if SLICE in bridge.external_ids

@@ -108,6 +108,12 @@ class VmCreate(VmSpec):
     slice: Name
 
 
+_THIS_NETWORK = ipaddress.IPv4Network("0.0.0.0/8")
+
+PLAIN_PORT = 6633
+"""Where an OpenFlow controller listens that says nothing else (OpenFlow 1.0's port)."""
+
+
 class Controller(Body):
     """The OpenFlow controller of a slice: a VM from an image, or the tenant's own address."""
 
@@ -117,11 +123,26 @@ class Controller(Body):
 
     @field_validator("address")
     @classmethod
-    def _is_address(cls, address: str) -> str:
+    def _is_reachable(cls, address: str) -> str:
         try:
-            return str(ipaddress.ip_address(address))
+            known = ipaddress.ip_address(address)
         except ValueError:
             raise PydanticCustomError("address", "not an IP address") from None
+        if isinstance(known, ipaddress.IPv6Address) and known.ipv4_mapped is not None:
+            known = known.ipv4_mapped
+        # A switch would dial its own host by these, or whatever happens to be beside it.
+        if (
+            known.is_loopback
+            or known.is_unspecified
+            or known.is_multicast
+            or known.is_link_local
+            or known == ipaddress.IPv4Address("255.255.255.255")
+            or (known.version == 4 and known in _THIS_NETWORK)
+        ):
+            raise PydanticCustomError(
+                "address", "a loopback, link-local, multicast or broadcast address"
+            )
+        return str(known)
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:
@@ -154,6 +175,17 @@ class SliceCreate(Body):
         if len(set(given)) != len(given):
             raise PydanticCustomError("vms", "two VMs have the same name")
         return self
+
+
+class SliceUpdate(Body):
+    """Change what a slice is told to be; `controller` null detaches it."""
+
+    nullable = frozenset({"controller"})
+
+    slice: Name
+    description: Text | None = None
+    controller: Controller | None = None
+    expires_in: Annotated[int, Field(ge=1, le=10 * YEAR)] | None = None
 
 
 class SliceName(Body):

@@ -72,6 +72,10 @@ NO_FLAVOR = ("flavor.delete", {"flavor": "tiny"})
 DRAIN = ("host.drain", {"host": "h1"})
 ACTIVATE = ("host.activate", {"host": "h1"})
 
+OWN = {"address": "198.51.100.9", "port": 6653}
+ATTACH = ("slice.update", {"slice": SLICE, "controller": OWN})
+DETACH = ("slice.update", {"slice": SLICE, "controller": None})
+
 NO_BOOT = ("domains.boot:before", "b")
 BOOT_LOST = ("domains.boot:after", "b")
 
@@ -123,6 +127,20 @@ SCENARIOS = (
     ),
     Scenario(story="the last of its host", before=(create(A, B),), asks=(SHRINK,)),
     Scenario(story="one of two", before=(create(A, SECOND),), asks=(SHRINK,)),
+    Scenario(story="on a controller of the tenant's", asks=(create(A, B, controller=OWN),)),
+    Scenario(story="attached", before=(create(A, B),), asks=(ATTACH,)),
+    Scenario(story="detached", before=(create(A, B, controller=OWN),), asks=(DETACH,)),
+    Scenario(
+        story="refused by a host",
+        before=(create(A, B),),
+        asks=(ATTACH,),
+        refuses=(("fabric.change:before", "h2"),),
+    ),
+    Scenario(
+        story="told only",
+        before=(create(A),),
+        asks=(("slice.update", {"slice": SLICE, "description": "new", "expires_in": 3600}),),
+    ),
     Scenario(story="done", asks=(NEW_FLAVOR,)),
     Scenario(story="refused", before=(NEW_FLAVOR,), asks=(NEW_FLAVOR,)),
     Scenario(story="without VMs", asks=(NO_FLAVOR,)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tests.lab import Lab
 from tests.twins import World
 
 Things = dict[str, set[str]]
-KINDS = ("domains", "bridges", "ports", "namespaces", "leases", "servers", "volumes")
+KINDS = ("domains", "bridges", "ports", "namespaces", "leases", "servers", "volumes", "targets")
 
 
 def nothing() -> Things:
@@ -34,6 +34,11 @@ def expected(slices: Iterable[dict[str, Any]], tunnel_ips: Mapping[str, str]) ->
         found["namespaces"].add(f"{node}: {names.namespace(vni)}")
         found["ports"].add(f"{node}: {names.inside_port(vni)}")
         found["bridges"].add(f"{node}: {names.bridge(vni)}")
+        dialled = one["controller"]
+        if dialled is not None:
+            target = f"tcp:{dialled['address']}:{dialled['port']}"
+            for place in {node, *(vm["host"] for vm in held)}:
+                found["targets"].add(f"{place}: {names.bridge(vni)} {target}")
         if one["dhcp"]:
             found["servers"].add(f"{node}: {vni}")
         for host in {vm["host"] for vm in held}:
@@ -66,6 +71,9 @@ def of_twins(world: World) -> Things:
             for dhcp in (*world.dhcp.values(), *world.dhcp_files.values())
             for lease in dhcp.leases
         },
+        "targets": {
+            f"{host}: {names.bridge(vni)} {target}" for (host, vni), target in world.targets.items()
+        },
         "servers": {f"{names.NODE}: {vni}" for vni in {**world.dhcp, **world.dhcp_files}},
         "volumes": {f"{host}: {names.disk_volume(vm)}" for host, vm in world.disks}
         | {f"{host}: {names.seed_volume(vm)}" for host, vm in world.seeds},
@@ -87,6 +95,7 @@ def of_lab(lab: Lab) -> Things:
     found, present = nothing(), traces.on_hosts(lab)
     for kind in ("bridges", "ports", "volumes", "domains"):
         found[kind] = set(present.get(kind, ()))
+    found["targets"] = set(_targets(lab))
     # `ip netns list` says more than the name.
     found["namespaces"] = {" ".join(line.split()[:2]) for line in present.get("namespaces", ())}
     for pid in lab.pids(names.NODE, "dnsmasq"):
@@ -96,6 +105,15 @@ def of_lab(lab: Lab) -> Things:
         for line in (place / HOSTS).read_text().splitlines():
             found["leases"].add(f"{names.NODE}: {line.replace(',', ' ')}")
     return found
+
+
+def _targets(lab: Lab) -> Iterator[str]:
+    """List which of ccf's bridges dial which controllers."""
+    for place in (*lab.layout.compute, names.NODE):
+        for bridge in lab.run(place, ["ovs-vsctl", "list-br"]).stdout.split():
+            if bridge.startswith(names.PREFIX):
+                dialled = lab.run(place, ["ovs-vsctl", "get-controller", bridge]).stdout
+                yield from (f"{place}: {bridge} {target}" for target in dialled.split())
 
 
 def running(lab: Lab) -> set[str]:

@@ -117,7 +117,7 @@ async def _holds(transaction: Any) -> dict[str, Any]:
     """List what the database holds, without ids and times."""
     held: dict[str, Any] = {}
     for what, fields in (
-        ("slices", ("slice", "state", "cidr", "hosts")),
+        ("slices", ("slice", "state", "cidr", "hosts", "controller")),
         ("vms", ("name", "state", "ip", "mac", "host")),
         ("subnets", ("owner", "cidr", "state")),
         ("hosts", ("host", "cpu", "ram", "disk")),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -52,6 +53,33 @@ async def test_only_what_was_given_is_sent(ctl_: Ctl, twin: Twin, socket: str) -
     await ctl_("--socket", socket, "subnet", "create", "demo", "--ipcount", "8")
     assert twin.posted[0]["type"] == "subnet.create"
     assert twin.posted[0]["data"] == {"owner": "demo", "ipcount": 8}
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        (("--controller", "198.51.100.9"), {"controller": {"address": "198.51.100.9"}}),
+        (
+            ("--controller", "198.51.100.9:6653"),
+            {"controller": {"address": "198.51.100.9", "port": 6653}},
+        ),
+        (
+            ("--controller", "[2001:db8::9]:6653"),
+            {"controller": {"address": "2001:db8::9", "port": 6653}},
+        ),
+        (("--no-controller",), {"controller": None}),
+        (
+            ("--description", "new", "--expires-in", "2h"),
+            {"description": "new", "expires_in": 7200},
+        ),
+    ],
+)
+async def test_a_slice_is_changed_in_what_was_given_only(
+    ctl_: Ctl, twin: Twin, socket: str, said: tuple[str, ...], sent: dict[str, Any]
+) -> None:
+    await ctl_("--socket", socket, "slice", "update", "demo", *said)
+    assert twin.posted[0]["type"] == "slice.update"
+    assert twin.posted[0]["data"] == {"slice": "demo", **sent}
 
 
 async def test_a_slice_is_sent_with_its_vms_and_keys(

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from ccfd.errors import Refused
-from ccfd.model.network import Bridge, Port, Ports
+from ccfd.model.network import Bridge, Controller, Port, Ports
 from ccfd.network import bridges
-from ccfd.network.bridges import PARKED, Snapshot, Switch
-from ccfd.network.rows import BridgeRow, InterfaceRow, PortRow
+from ccfd.network.changes import Snapshot, Switch
+from ccfd.network.ports import PARKED
+from ccfd.network.rows import BridgeRow, ControllerRow, InterfaceRow, PortRow
 
 SWITCH = Switch(name="h1", datapath_type="netdev", tunnel_ip="192.0.2.1", sharers=frozenset({"h1"}))
 TUNNEL = Port(name="t0003e9c0000209", kind="vxlan", remote_ip="192.0.2.9")
@@ -30,7 +31,6 @@ ROW = BridgeRow(
     external_ids={"ccf-slice": "demo", "ccf-vni": "1001"},
     other_config=CONFIG,
     ports=frozenset({"p0", "p1", "p2"}),
-    controlled=False,
 )
 LOCAL_ROW = InterfaceRow(uuid="i0", name="ccf-1001", type="internal", ofport=65534)
 TUNNEL_ROW = InterfaceRow(
@@ -141,6 +141,7 @@ def test_a_new_bridge_comes_with_all_its_ports_in_one_transaction() -> None:
         "name": "ccf-1001",
         "datapath_type": "netdev",
         "fail_mode": "standalone",
+        "protocols": ["set", []],
         "external_ids": ["map", [["ccf-slice", "demo"], ["ccf-vni", "1001"]]],
         "other_config": ["map", [[key, CONFIG[key]] for key in sorted(CONFIG)]],
         "ports": ["set", [["named-uuid", f"port{i}"] for i in range(3)]],
@@ -170,10 +171,74 @@ def test_only_what_differs_is_corrected_and_other_peoples_keys_stay() -> None:
     ]
 
 
-def test_a_bridge_with_a_controller_never_forwards_by_itself() -> None:
-    seen = replace(SEEN, bridge=replace(ROW, controlled=True))
-    change = bridges.make(WANTED, SWITCH, seen)
-    assert change.ops[1]["row"] == {"fail_mode": "secure"}
+CONTROLLER = Controller(address="198.51.100.9", port=6633)
+CONTROLLED = replace(WANTED, controller=CONTROLLER)
+CONTROLLER_ROW = ControllerRow(
+    uuid="c", target="tcp:198.51.100.9:6633", connection_mode="out-of-band", rate_limit=1000
+)
+SEEN_CONTROLLED = replace(
+    SEEN,
+    bridge=replace(
+        ROW,
+        fail_mode="secure",
+        protocols=frozenset({"OpenFlow10", "OpenFlow13"}),
+        controllers=frozenset({"c"}),
+    ),
+    controllers=(CONTROLLER_ROW,),
+)
+DIALS = {
+    "op": "insert",
+    "table": "Controller",
+    "uuid-name": "controller",
+    "row": {
+        "target": "tcp:198.51.100.9:6633",
+        "connection_mode": "out-of-band",
+        "controller_rate_limit": 1000,
+    },
+}
+
+
+def test_a_bridge_with_a_controller_dials_it_and_never_forwards_by_itself() -> None:
+    attached = {
+        "fail_mode": "secure",
+        "protocols": ["set", ["OpenFlow10", "OpenFlow13"]],
+        "controller": ["named-uuid", "controller"],
+    }
+    change = bridges.make(CONTROLLED, SWITCH, SEEN)
+    assert change.ops[1] == DIALS
+    assert change.ops[2]["row"] == attached
+    new = bridges.make(CONTROLLED, SWITCH, Snapshot())
+    assert DIALS in new.ops
+    assert new.ops[-2]["row"].items() >= attached.items()
+    assert bridges.make(CONTROLLED, SWITCH, SEEN_CONTROLLED).ops == []
+
+
+def test_without_its_controller_a_bridge_forwards_by_itself_again() -> None:
+    change = bridges.make(WANTED, SWITCH, SEEN_CONTROLLED)
+    assert change.ops[1:] == [
+        {
+            "op": "update",
+            "table": "Bridge",
+            "where": [["_uuid", "==", ["uuid", "b"]]],
+            "row": {
+                "fail_mode": "standalone",
+                "protocols": ["set", []],
+                "controller": ["set", []],
+            },
+        }
+    ]
+
+
+def test_another_controller_takes_the_place_of_whatever_the_bridge_dials() -> None:
+    stray = replace(CONTROLLER_ROW, uuid="d", target="tcp:192.0.2.77:6633")
+    seen = replace(SEEN_CONTROLLED, controllers=(CONTROLLER_ROW, stray))
+    change = bridges.make(CONTROLLED, SWITCH, seen)
+    assert change.ops[1] == DIALS
+    assert change.ops[2]["row"] == {"controller": ["named-uuid", "controller"]}
+
+
+def test_an_address_of_ipv6_is_dialled_in_brackets() -> None:
+    assert Controller(address="2001:db8::9", port=6653).target == "tcp:[2001:db8::9]:6653"
 
 
 def test_ports_that_are_too_many_go_and_missing_ones_come() -> None:

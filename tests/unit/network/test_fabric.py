@@ -75,7 +75,11 @@ class SwitchTwin:
         nothing: list[Any] = ["set", []]
         bridge = {"_uuid": ["uuid", "b"], "name": "ccf-1001", "datapath_type": "netdev"}
         tags = {"external_ids": ["map", [["ccf-slice", "demo"]]], "other_config": ["map", []]}
-        return [bridge | tags | {"ports": nothing, "controller": nothing, "fail_mode": "secure"}]
+        return [
+            bridge
+            | tags
+            | {"ports": nothing, "controller": nothing, "protocols": nothing, "fail_mode": "secure"}
+        ]
 
 
 @pytest.mark.parametrize(

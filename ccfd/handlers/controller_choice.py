@@ -1,0 +1,85 @@
+"""How a slice's OpenFlow controller is decided: where its switches may be pointed."""
+
+import ipaddress
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from ccfd.errors import Refused
+from ccfd.model.network import Controller
+from ccfd.network import endpoints
+from ccfd.requests import events
+from ccfd.settings import Network, Settings
+
+Row = dict[str, object]
+
+
+def of_tenant(asked: events.Controller | None, settings: Settings) -> Controller | None:
+    """Return the controller at the address that was *asked* for.
+
+    Raises `Refused` (`invalid_state`) where the address is one of ours.
+    """
+    if asked is None:
+        return None
+    if asked.address is None:
+        raise Refused(
+            "invalid_state",
+            "this release of ccfd makes no controllers from images yet: give address and port",
+        )
+    whose = _ours(asked.address, settings)
+    if whose:
+        raise Refused(
+            "invalid_state",
+            f"{asked.address} is {whose}: switches are pointed at a controller of the tenant's own",
+        )
+    return Controller(address=asked.address, port=asked.port or events.PLAIN_PORT)
+
+
+def to_row(controller: Controller | None) -> Row | None:
+    """Write a controller as the slice's row and document show it."""
+    if controller is None:
+        return None
+    vm = {} if controller.vm is None else {"vm": controller.vm}
+    return {"address": controller.address, "port": controller.port, **vm}
+
+
+def of_row(row: dict[str, object] | None) -> Controller | None:
+    """Read what `to_row` wrote."""
+    return None if row is None else Controller(**row)  # type: ignore[arg-type]  # JSON has no types
+
+
+def _ours(address: str, settings: Settings) -> str:
+    """Say which of ccfd's own addresses this is, as far as the settings tell them; or nothing."""
+    asked = ipaddress.ip_address(address)
+    for whose, text in _places(settings):
+        try:
+            if ipaddress.ip_address(text) == asked:
+                return whose
+        except ValueError:  # a host's name: what it stands for may change at any time
+            continue
+    for network in settings.network:
+        if asked.version == 4 and _gives_out(network, asked):
+            return f"an address that ccfd gives out (network {network.cidr})"
+    return ""
+
+
+def _places(settings: Settings) -> Iterator[tuple[str, str]]:
+    node = settings.network_node
+    for text in (node.tunnel_ip, _of_ovsdb(node.ovsdb), settings.http.listen.rpartition(":")[0]):
+        yield "the network node's", text.strip("[]")
+    for host in settings.host:
+        for text in (host.tunnel_ip, _of_ovsdb(host.ovsdb), urlsplit(host.libvirt).hostname or ""):
+            yield f"host {host.name}'s", text
+
+
+def _of_ovsdb(text: str) -> str:
+    place = endpoints.parse(text)
+    return place.host if isinstance(place, endpoints.Tcp) else ""
+
+
+def _gives_out(network: Network, asked: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    """Tell whether ccfd may give *asked* out; the outside router is somebody else's."""
+    interface = ipaddress.IPv4Interface(network.cidr)
+    if asked not in interface.network or str(asked) == network.gateway:
+        return False
+    # What lies below the first address of an outside network is not for ccfd to give.
+    return network.type != 2 or int(asked) >= int(interface.ip)

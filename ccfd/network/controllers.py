@@ -1,0 +1,66 @@
+"""Decides what points a bridge at its OpenFlow controller.
+
+Columns are those of ovs-vswitchd.conf.db(5), tables Bridge and Controller. A bridge with a
+controller is `secure`: it never starts to forward by itself when the controller is away. Switch
+and controller find each other outside of the bridge (`out-of-band`), so that a tenant's flows
+cannot cut the connection, nor can what the tenant sends get into it.
+"""
+
+from typing import Any
+
+from ccfd.model.network import Controller
+from ccfd.network.changes import Change
+from ccfd.network.rows import ControllerRow, to_uuids
+
+PROTOCOLS = frozenset({"OpenFlow10", "OpenFlow13"})
+
+RATE_LIMIT = 1000
+"""Packets a second that one bridge sends its controller at most, twice: those that no flow matches,
+and those that a flow sends."""
+
+OUT_OF_BAND = "out-of-band"
+
+
+def bridge_columns(wanted: Controller | None) -> dict[str, Any]:
+    """Return what the Bridge row says of how it is controlled."""
+    return {
+        "fail_mode": "standalone" if wanted is None else "secure",
+        "protocols": frozenset() if wanted is None else PROTOCOLS,
+    }
+
+
+def attach(
+    wanted: Controller | None, present: tuple[ControllerRow, ...], change: Change
+) -> dict[str, Any]:
+    """Have the bridge dial *wanted* and nobody else; return what the Bridge row must be set to.
+
+    A row that nothing refers to any more goes by itself; a new one is dialled at once.
+    """
+    if wanted is None:
+        return {"controller": to_uuids([])} if present else {}
+    if [_told(row) for row in present] == [_told(_row(wanted))]:
+        return {}
+    row = _row(wanted)
+    change.ops.append(
+        {
+            "op": "insert",
+            "table": "Controller",
+            "uuid-name": "controller",
+            "row": {
+                "target": row.target,
+                "connection_mode": row.connection_mode,
+                "controller_rate_limit": row.rate_limit,
+            },
+        }
+    )
+    return {"controller": ["named-uuid", "controller"]}
+
+
+def _row(wanted: Controller) -> ControllerRow:
+    return ControllerRow(
+        uuid="", target=wanted.target, connection_mode=OUT_OF_BAND, rate_limit=RATE_LIMIT
+    )
+
+
+def _told(row: ControllerRow) -> tuple[str, str | None, int | None]:
+    return row.target, row.connection_mode, row.rate_limit

@@ -1,0 +1,212 @@
+"""Decides what the ports of a switch's bridge need.
+
+Ports that are Linux links ("system") need care with the userspace datapath, measured with Open
+vSwitch 3.1: a row may stand before its link, the switch takes the link up when it appears; but
+when the link is deleted and made again, the switch keeps listening to the dead one, though its row
+looks well. Deleting and inserting the row in one transaction changes nothing (rows are matched by
+name), whereas another `ofport_request` makes it open the link again. So the row remembers the link
+that the switch opened (`ccf-ifindex`); when that is not the link of today, the port is *parked* on
+another number and, in the next transaction, brought back to its own.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ccfd.errors import Refused
+from ccfd.model import names
+from ccfd.model.network import Bridge, Port, Ports
+from ccfd.network.changes import (
+    HOST,
+    IFINDEX,
+    SLICE,
+    VM,
+    Change,
+    Snapshot,
+    Switch,
+    mutate_ports,
+    update,
+    written,
+)
+from ccfd.network.rows import InterfaceRow, PortRow
+
+PARKED = 0x8000
+"""The bit that tells a parked port's number; OpenFlow 1.0 numbers end at 0xfeff."""
+LAST_NUMBER = 0x7EFF
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """The bridge's own port, which Open vSwitch wants each bridge to have."""
+
+    name: str
+
+
+def local_port(vni: int) -> Local:
+    """Describe the own port of slice *vni*'s bridge."""
+    return Local(names.bridge(vni))
+
+
+def ports_of(host: str, switch: Switch, seen: Snapshot) -> list[PortRow]:
+    """List the ports that are *host*'s to remove: all but those of the switch's other sharers."""
+    interfaces = {row.uuid: row for row in seen.interfaces}
+    others = switch.sharers - {host}
+    return [
+        port
+        for port in seen.ports
+        if not any(
+            interfaces[uuid].external_ids.get(HOST) in others
+            for uuid in port.interfaces
+            if uuid in interfaces
+        )
+    ]
+
+
+def join(
+    wanted: Bridge | Ports, switch: Switch, seen: Snapshot, change: Change, *, whole: bool
+) -> None:
+    """Insert the ports that are missing, correct those that differ; *whole*: the own one, too."""
+    assert seen.bridge is not None
+    interfaces = {row.name: row for row in seen.interfaces}
+    present = {row.name for row in seen.ports}
+    ports = ((local_port(wanted.vni),) if whole else ()) + wanted.ports
+    missing = tuple(
+        port for port in ports if port.name not in interfaces or port.name not in present
+    )
+    for port in ports:
+        if port not in missing:
+            _correct_port(wanted, switch, seen, port, interfaces[port.name], change=change)
+    if missing:
+        added = insert_ports(wanted, switch, seen, missing, change)
+        change.ops.append(mutate_ports(seen.bridge, "insert", ["set", added]))
+
+
+def insert_ports(
+    wanted: Bridge | Ports,
+    switch: Switch,
+    seen: Snapshot,
+    ports: tuple[Port | Local, ...],
+    change: Change,
+) -> list[list[str]]:
+    """Insert rows for *ports*; return how they are referred to.
+
+    Raises `Refused` (`switch_error`) where a name is in use.
+    """
+    taken = sorted(port.name for port in ports if port.name in seen.taken)
+    if taken:
+        raise Refused(
+            "switch_error",
+            f"the names {', '.join(taken)} are in use on {wanted.host} outside of bridge "
+            f"{names.bridge(wanted.vni)}: remove those ports",
+        )
+    numbers = _Numbers(seen)
+    references = []
+    for index, port in enumerate(ports):
+        columns = written(_interface_columns(wanted, switch, port, None))
+        if isinstance(port, Port):
+            columns["ofport_request"] = numbers.next()
+            change.opened.add(port.name)
+        change.ops += [
+            {
+                "op": "insert",
+                "table": "Interface",
+                "uuid-name": f"interface{index}",
+                "row": {"name": port.name, **columns},
+            },
+            {
+                "op": "insert",
+                "table": "Port",
+                "uuid-name": f"port{index}",
+                "row": {"name": port.name, "interfaces": ["named-uuid", f"interface{index}"]},
+            },
+        ]
+        references.append(["named-uuid", f"port{index}"])
+    return references
+
+
+class _Numbers:
+    """Gives port numbers that are free on a bridge, lowest first."""
+
+    def __init__(self, seen: Snapshot) -> None:
+        self._used = {
+            number & ~PARKED
+            for row in seen.interfaces
+            for number in (row.ofport_request, row.ofport)
+            if number is not None and number > 0
+        }
+
+    def next(self) -> int:
+        number = next((n for n in range(1, LAST_NUMBER + 1) if n not in self._used), None)
+        if number is None:
+            raise Refused("switch_error", f"the bridge has {LAST_NUMBER} ports: no more fit")
+        self._used.add(number)
+        return number
+
+
+def _interface_columns(
+    wanted: Bridge | Ports, switch: Switch, port: Port | Local, present: InterfaceRow | None
+) -> dict[str, Any]:
+    if isinstance(port, Local):
+        return {"type": "internal"}
+    ids = dict(present.external_ids) if present else {}
+    for key in (VM, "iface-id", "attached-mac"):
+        ids.pop(key, None)
+    ids |= {SLICE: wanted.slice, HOST: wanted.host}
+    if port.vm is not None:
+        ids |= {VM: port.vm, "iface-id": port.vm}
+    if port.mac is not None:
+        ids["attached-mac"] = port.mac
+    options: dict[str, str] = {}
+    if port.kind == "vxlan":
+        if port.remote_ip is None:
+            raise Refused("switch_error", f"tunnel port {port.name} has no remote address")
+        options = {
+            "remote_ip": port.remote_ip,
+            "local_ip": switch.tunnel_ip,
+            "key": str(wanted.vni),
+        }
+    return {"type": port.kind, "options": options, "external_ids": ids}
+
+
+def _correct_port(
+    wanted: Bridge | Ports,
+    switch: Switch,
+    seen: Snapshot,
+    port: Port | Local,
+    present: InterfaceRow,
+    *,
+    change: Change,
+) -> None:
+    columns = _interface_columns(wanted, switch, port, present)
+    if isinstance(port, Port):
+        number = _own_number(present, seen)
+        if port.kind == "system":
+            columns["external_ids"], reopen = _follow_link(
+                columns["external_ids"], present, fresh=port.name in seen.fresh
+            )
+            if reopen:
+                number |= PARKED
+                change.opened.add(port.name)
+        columns["ofport_request"] = number
+    wrong = {name: value for name, value in columns.items() if getattr(present, name) != value}
+    if wrong:
+        change.ops.append(update("Interface", present.uuid, wrong))
+
+
+def _own_number(present: InterfaceRow, seen: Snapshot) -> int:
+    if present.ofport_request is not None:
+        return present.ofport_request & ~PARKED
+    if present.ofport is not None and 0 < present.ofport <= LAST_NUMBER:
+        return present.ofport
+    return _Numbers(seen).next()
+
+
+def _follow_link(
+    ids: dict[str, str], present: InterfaceRow, *, fresh: bool
+) -> tuple[dict[str, str], bool]:
+    """Note which link the switch has open; tell whether it must open it again."""
+    if present.ofport is None or present.ofport < 1:  # it waits for the link
+        return {key: text for key, text in ids.items() if key != IFINDEX}, False
+    if not present.ifindex:  # the link is gone, or was opened just now
+        return {key: text for key, text in ids.items() if key != IFINDEX}, not fresh
+    now = str(present.ifindex)
+    return {**ids, IFINDEX: now}, not fresh and ids.get(IFINDEX) != now
