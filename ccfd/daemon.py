@@ -5,11 +5,12 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -26,6 +27,8 @@ from ccfd.handlers.reconcile_look import Look
 from ccfd.handlers.recover import Recovery
 from ccfd.handlers.registry import handlers
 from ccfd.handlers.timers import Timers
+from ccfd.handlers.vm_watch import VmWatch
+from ccfd.http import reconcile, recover
 from ccfd.http import reconcile, recover, ssh_key
 from ccfd.http.api import Api
 from ccfd.http.metrics import Metrics
@@ -105,6 +108,7 @@ class Daemon:
         self._images = image_store(settings)
         self._hypervisors = Hypervisors(settings, self._images)
         self._fabric = Fabric(settings)
+        self._hears = drivers is None
         self._sweeps = drivers is None and settings.reconcile.every > 0
         self._namespaces = Namespaces(settings)
         self._dhcp = DhcpServers(settings)
@@ -149,6 +153,9 @@ class Daemon:
             expired=self.metrics.expired,
         )
         self._watch = HostWatch(settings, self.database, self._hypervisors, self._fabric)
+        self._vm_watch = VmWatch(
+            [host.name for host in settings.host], self.database, self._hypervisors.domains
+        )
         look = Look(
             settings,
             switches=self._fabric,
@@ -216,6 +223,7 @@ class Daemon:
                         ("lease", self.lease.run()),
                         ("timers", self._timers.run()),
                         ("host watch", self._watch.run()),
+                        *(self._hearing() if self._hears else ()),
                         *([("reconciler", self._reconciler.run())] if self._sweeps else []),
                         ("event stream", self.stream.run()),
                         ("bus", self.bus.run()),
@@ -272,6 +280,13 @@ class Daemon:
             await self.database.run(lambda tx: import_images(found.images, tx))
         except (CcfdError, TimeoutError) as exc:
             log.warning("images not imported", reason=str(exc) or "the store is slow")
+
+    def _hearing(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        """Return what has the states of VMs follow what their hosts tell."""
+        return [
+            ("VM watch", self._vm_watch.run()),
+            ("host events", self._hypervisors.events.run(self._vm_watch)),
+        ]
 
     async def _heartbeat(self) -> None:
         while True:

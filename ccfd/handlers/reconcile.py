@@ -12,13 +12,12 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import structlog
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select
 
-from ccfd.handlers import reconcile_rows
+from ccfd.handlers import meanwhile, reconcile_rows, vm_states
 from ccfd.handlers.layout import Layout
 from ccfd.handlers.reconcile_compare import (
     Findings,
-    Observed,
     Present,
     Repair,
     Unfinished,
@@ -28,11 +27,9 @@ from ccfd.handlers.reconcile_events import Differences, RemoveOrphans, RepairSli
 from ccfd.handlers.reconcile_things import Thing
 from ccfd.requests.decode import Event
 from ccfd.settings import Settings
-from ccfd.store import outbox
 from ccfd.store.database import Database, Transaction
 from ccfd.store.rounds import rounds
 from ccfd.store.tables import request
-from ccfd.store.tables import vm as vms
 from ccfd.workflow.intake import Intake
 from ccfd.workflow.results import SLICE_KEY
 
@@ -125,7 +122,7 @@ class Reconciler:
     async def _compare(self) -> tuple[Findings, dict[str, str], int]:
         """Read the rows, then look: what is stored meanwhile has a number after the last."""
         async with self._database.read() as transaction:
-            since = await reconcile_rows.latest(transaction)
+            since = await meanwhile.latest(transaction)
             wanted = await reconcile_rows.read(self._layout, transaction)
         present, silent = await self._look.look()
         silent |= {f"slice {name}": why for name, why in wanted.unplanned.items()}
@@ -182,7 +179,7 @@ class Reconciler:
                 sent.append(identity)
                 log.info("repair sent", request=identity)
         for seen in findings.observed:
-            await self._database.run(partial(self._follow, seen, since))
+            await self._database.run(partial(vm_states.follow, seen, since))
         return sent
 
     async def _store(
@@ -190,7 +187,7 @@ class Reconciler:
     ) -> str:
         """Store a request, unless something has happened to its slice since it was looked at."""
         other = OTHER.get(asked.type, "")
-        if not await reconcile_rows.is_untouched(asked.key, since, transaction, but_by=other):
+        if not await meanwhile.is_untouched(asked.key, since, transaction, but_by=other):
             return ""
         if patient and await self._is_early(asked, transaction):
             return ""
@@ -216,29 +213,6 @@ class Reconciler:
             return False
         pause = self._every * 2 ** min(failed.number, LONGEST_BACKOFF)
         return bool(transaction.now < failed.last + timedelta(seconds=pause))
-
-    async def _follow(self, seen: Observed, since: int, transaction: Transaction) -> None:
-        """Let a VM's state be what was seen, unless a request is at work on it."""
-        if not await reconcile_rows.is_untouched(f"{SLICE_KEY}{seen.slice}", since, transaction):
-            return
-        changed = await transaction.scalar(
-            update(vms)
-            .where(vms.c.id == seen.vm, vms.c.state == seen.was)
-            .values(state=seen.now)
-            .returning(vms.c.id)
-        )
-        if changed is not None:
-            await outbox.notice(
-                transaction,
-                "vm.state_changed",
-                **{
-                    "slice": seen.slice,
-                    "vm": seen.vm,
-                    "from": seen.was,
-                    "to": seen.now,
-                    "reason": seen.reason,
-                },
-            )
 
 
 def grouped(repairs: Iterable[Repair]) -> list[Request]:

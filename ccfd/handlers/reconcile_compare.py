@@ -11,28 +11,13 @@ from typing import Literal
 
 from ccfd.handlers import reconcile_things as things
 from ccfd.handlers.reconcile_things import Thing, WantedSlice
+from ccfd.handlers.vm_states import INTERRUPTED, Observed, Vm, observed
 from ccfd.model import names
 from ccfd.model.network import Bridge
 from ccfd.model.vm import Machine
 from ccfd.network.node import SeenSlice
 from ccfd.network.snapshot import Inventory
 from ccfd.vt.domains import Found
-
-INTERRUPTED = frozenset({"unknown", "daemon", "failed"})
-"""Why a domain is off that nobody turned off: its host or its libvirtd began anew, or a start
-failed. One that was shut down, was destroyed or has crashed stays off: its VM's state says so."""
-
-OBSERVED = frozenset({"running", "paused", "shutoff", "crashed"})
-"""States of a VM that only follow what is seen."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Vm:
-    """A VM of the database that holds something on a host."""
-
-    slice: str
-    host: str
-    state: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,17 +62,6 @@ class Repair:
     thing: Thing
     slice: str
     why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
-    """A VM that is in another state than the database says."""
-
-    vm: str
-    slice: str
-    was: str
-    now: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,16 +198,9 @@ def _observed(wanted: Wanted, present: Present) -> Iterator[Observed]:
             vm = wanted.vms.get(found.vm)
             if vm is None or vm.host != host or vm.slice not in wanted.slices:
                 continue
-            now = "crashed" if found.reason == "crashed" else found.state
-            interrupted = vm.state == "running" and found.reason in INTERRUPTED
-            if now != vm.state and not interrupted and {now, vm.state} <= OBSERVED:
-                yield Observed(
-                    vm=found.vm,
-                    slice=vm.slice,
-                    was=vm.state,
-                    now=now,
-                    reason=found.reason or "observed",
-                )
+            differs = observed(vm, found)
+            if differs is not None:
+                yield differs
 
 
 def _orphans(wanted: Wanted, present: Present) -> Iterator[Repair]:

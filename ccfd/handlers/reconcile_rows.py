@@ -3,13 +3,14 @@
 from collections.abc import Set
 from typing import Any
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import Select, select
 
 from ccfd.errors import CcfdError
 from ccfd.handlers.layout import Layout
-from ccfd.handlers.reconcile_compare import Vm, Wanted
+from ccfd.handlers.reconcile_compare import Wanted
 from ccfd.handlers.reconcile_things import wanted_slice
 from ccfd.handlers.slice_events import planned_slice
+from ccfd.handlers.vm_states import Vm
 from ccfd.store import tables
 from ccfd.store.database import Transaction
 from ccfd.workflow.ledger import OPEN
@@ -63,29 +64,6 @@ async def _read(
         },
         gone={row.id: row.slice for row in vms if row.host is None},
     )
-
-
-async def latest(transaction: Transaction) -> int:
-    """Return the number of the request that was stored last."""
-    return await transaction.scalar(select(func.max(tables.request.c.seq))) or 0
-
-
-async def is_untouched(key: str, since: int, transaction: Transaction, *, but_by: str = "") -> bool:
-    """Tell whether no request of *key* is open or was stored after number *since*.
-
-    Requests of the type *but_by* do not count.
-    """
-    request = tables.request
-    touched = await transaction.scalar(
-        select(request.c.seq)
-        .where(
-            request.c.key == key,
-            request.c.type != but_by,
-            or_(request.c.seq > since, request.c.state.in_(OPEN)),
-        )
-        .limit(1)
-    )
-    return touched is None
 
 
 REPAIRS = ("slice.repair", "orphan.remove")

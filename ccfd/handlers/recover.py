@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import select
 
 from ccfd.errors import Refused
-from ccfd.handlers import reconcile_rows, vm_choice
+from ccfd.handlers import meanwhile, reconcile_rows, vm_choice
 from ccfd.handlers.layout import Layout
 from ccfd.handlers.reconcile import Looks
 from ccfd.handlers.reconcile_compare import Present, vm_of
@@ -75,7 +75,7 @@ class Recovery:
 
     async def _listen(self) -> Heard:
         async with self._database.read() as transaction:
-            since = await reconcile_rows.latest(transaction)
+            since = await meanwhile.latest(transaction)
         present, silent = await self._look.look()
         return Heard(gather(Layout(self._settings), present), present, silent, since)
 
@@ -118,7 +118,7 @@ class Recovery:
         Returns `rebuilt`, `completed` (only VMs were missing) or `known`, and the VMs added.
         """
         key = f"{SLICE_KEY}{planned.name}"
-        if not await reconcile_rows.is_untouched(key, since, transaction):
+        if not await meanwhile.is_untouched(key, since, transaction):
             raise Refused("invalid_state", "a request for it is at work: run this again after it")
         row = await transaction.one(
             select(tables.slices).where(tables.slices.c.name == planned.name).with_for_update()

@@ -12,7 +12,8 @@ from ipaddress import IPv4Interface
 from ccfd.errors import Refused
 from ccfd.handlers import tags
 from ccfd.handlers.layout import Layout
-from ccfd.handlers.reconcile_compare import INTERRUPTED, OBSERVED, Present
+from ccfd.handlers.reconcile_compare import Present
+from ccfd.handlers.vm_states import INTERRUPTED, OBSERVED
 from ccfd.model import names
 from ccfd.model.slice import PlannedSlice, PlannedVm
 from ccfd.network.snapshot import SeenBridge, SeenPort

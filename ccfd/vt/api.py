@@ -5,12 +5,13 @@ Every function here blocks: it belongs in a lane's thread. Names are libvirt's o
 (https://libvirt.org/html/libvirt-libvirt-domain.html, …-storage.html, …-stream.html).
 """
 
-# ruff: noqa: N802, D102 - the protocols repeat libvirt's names; its pages document them
+# ruff: noqa: N802, N803, D102 - the protocols repeat libvirt's names; its pages document them
 
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, Final, Protocol, cast
 
 import libvirt
@@ -57,6 +58,7 @@ UNDEFINE_ALL: Final[int] = (
     | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
 )
 SHUTDOWN_ACPI: Final[int] = libvirt.VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN
+LIFECYCLE: Final[int] = libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE
 METADATA_ELEMENT: Final[int] = libvirt.VIR_DOMAIN_METADATA_ELEMENT
 VOLUME_PHYSICAL: Final[int] = libvirt.VIR_STORAGE_VOL_GET_PHYSICAL
 
@@ -136,6 +138,10 @@ class Connection(Protocol):
     def storagePoolLookupByTargetPath(self, path: str) -> Pool: ...
     def listAllStoragePools(self, flags: int = 0) -> list[Pool]: ...
     def storagePoolDefineXML(self, xml: str, flags: int = 0) -> Pool: ...
+    def domainEventRegisterAny(
+        self, dom: None, eventID: int, cb: Callable[..., None], opaque: None
+    ) -> int: ...
+    def domainEventDeregisterAny(self, callbackID: int) -> None: ...
     def close(self) -> int: ...
 
 
@@ -162,6 +168,34 @@ def disconnect(connection: Connection) -> None:
     """Close *connection*; it must be in no other thread's hands."""
     with suppress(LibvirtError):  # gone already, which is what was wanted
         connection.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A connection on which libvirtd tells of domains; `number` is the callback's."""
+
+    connection: Connection
+    number: int
+
+
+def subscribe(connection: Connection, changed: Callable[[str], None]) -> Subscription:
+    """Have *changed* called with a domain's UUID whenever it starts, stops, pauses, goes on.
+
+    It is called in the thread of libvirt's event loop, and must not block.
+    """
+
+    def tell(_connection: object, domain: Domain, *_what: object) -> None:
+        changed(domain.UUIDString())
+
+    number = connection.domainEventRegisterAny(None, LIFECYCLE, tell, None)
+    return Subscription(connection, number)
+
+
+def unsubscribe(subscription: Subscription) -> None:
+    """End *subscription* and close its connection, which the callback keeps open."""
+    with suppress(LibvirtError):  # what is cut off forgets the callback all the same
+        subscription.connection.domainEventDeregisterAny(subscription.number)
+    disconnect(subscription.connection)
 
 
 def start_event_loop() -> None:

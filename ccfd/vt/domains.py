@@ -119,6 +119,10 @@ class Domains:
         lane = self._lanes[machine.host]
         await lane.effect(machine.vm, lane.call_timeout, _destroy, machine.vm)
 
+    async def find(self, host: str, vm: str) -> Found | None:
+        """Return the domain of the VM on *host*; None where there is none that is ours."""
+        return await self._lanes[host].call(_find, vm)
+
     async def state(self, host: str, vm: str) -> str | None:
         """Return `running`, `paused`, `stopping`, `shutoff` or `crashed`; None: no such domain."""
         return await self._lanes[host].call(_state, vm)
@@ -216,12 +220,20 @@ def _state(session: Session, vm: str) -> str | None:
 
 
 def _inventory(session: Session) -> tuple[Found, ...]:
-    found = []
-    for domain in session.connection.listAllDomains():
-        owner = faults.absent(api.NO_DOMAIN, partial(ours.read_owner, domain))
-        state = faults.absent(api.NO_DOMAIN, domain.state) if owner is not None else None
-        if owner is not None and state is not None:
-            word = STATES.get(state[0], "running")
-            reason = REASONS.get(state[1], "unknown") if word == "shutoff" else ""
-            found.append(Found(vm=domain.UUIDString(), state=word, reason=reason, owner=owner))
-    return tuple(sorted(found, key=lambda one: one.vm))
+    found = map(_read, session.connection.listAllDomains())
+    return tuple(sorted((one for one in found if one is not None), key=lambda one: one.vm))
+
+
+def _find(session: Session, vm: str) -> Found | None:
+    domain = ours.find(session, vm)
+    return None if domain is None else _read(domain)
+
+
+def _read(domain: api.Domain) -> Found | None:
+    owner = faults.absent(api.NO_DOMAIN, partial(ours.read_owner, domain))
+    state = faults.absent(api.NO_DOMAIN, domain.state) if owner is not None else None
+    if owner is None or state is None:
+        return None
+    word = STATES.get(state[0], "running")
+    reason = REASONS.get(state[1], "unknown") if word == "shutoff" else ""
+    return Found(vm=domain.UUIDString(), state=word, reason=reason, owner=owner)

@@ -9,6 +9,7 @@ from ccfd.vt import api
 from ccfd.vt.capacity import Capacity, capacity
 from ccfd.vt.disks import Disks
 from ccfd.vt.domains import Domains
+from ccfd.vt.events import DomainEvents
 from ccfd.vt.image_source import ImageSource
 from ccfd.vt.images import Images
 from ccfd.vt.lane import PROBE_WITHIN, Lane
@@ -46,6 +47,7 @@ class Hypervisors:
         self.domains = Domains(self._lanes, hypervisor)
         self.disks = Disks(self._lanes, hypervisor.pool)
         self.images = Images(self._lanes, source, hypervisor.pool)
+        self.events = DomainEvents({host.name: host.libvirt for host in settings.host}, connect)
 
     @property
     def lanes(self) -> Mapping[str, Lane]:

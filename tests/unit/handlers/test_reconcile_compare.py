@@ -11,11 +11,11 @@ from ccfd.handlers.reconcile_compare import (
     Present,
     SeenHost,
     Unfinished,
-    Vm,
     Wanted,
     compare,
 )
 from ccfd.handlers.reconcile_things import Thing, WantedSlice, wanted_slice
+from ccfd.handlers.vm_states import Vm
 from ccfd.model import names
 from ccfd.model.slice import PlannedSlice, PlannedVm
 from ccfd.network.node import SeenSlice
