@@ -1,6 +1,11 @@
-"""What the outside sees: the documents of the API and of results, from the rows."""
+"""What the outside sees: the documents of the API and of results, from the rows.
 
-from collections.abc import Mapping
+What a row does not have is asked for once for all rows of a page.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +23,8 @@ from ccfd.workflow.journal import Journal, StepRecord
 from ccfd.workflow.steps import Step, Steps
 
 Document = dict[str, Any]
+Rows = Sequence[Row[Any]]
+Recorded = list[tuple[Step, StepRecord]]
 
 HISTORY = 1000
 """Requests that a history tells of at most, oldest first."""
@@ -44,14 +51,21 @@ def vm_document(row: Row[Any]) -> Document:
     }
 
 
-async def slice_document(row: Row[Any], transaction: Transaction) -> Document:
-    """Describe a slice with its VMs."""
-    net = await subnets.find(row.name, transaction)
-    vms = await transaction.all(
+async def slice_documents(rows: Rows, transaction: Transaction) -> list[Document]:
+    """Describe slices with their VMs."""
+    named = [row.name for row in rows]
+    nets = await subnets.find_all(named, transaction)
+    vms: defaultdict[str, list[Row[Any]]] = defaultdict(list)
+    for vm in await transaction.all(
         select(tables.vm)
-        .where(tables.vm.c.slice == row.name)
+        .where(tables.vm.c.slice.in_(named))
         .order_by(tables.vm.c.created_at, tables.vm.c.name)
-    )
+    ):
+        vms[vm.slice].append(vm)
+    return [_slice_document(row, nets.get(row.name), vms[row.name]) for row in rows]
+
+
+def _slice_document(row: Row[Any], net: Row[Any] | None, vms: Rows) -> Document:
     return {
         "slice": row.name,
         "state": row.state,
@@ -72,7 +86,7 @@ async def slice_document(row: Row[Any], transaction: Transaction) -> Document:
     }
 
 
-async def subnet_document(row: Row[Any], _transaction: Transaction) -> Document:
+def subnet_document(row: Row[Any]) -> Document:
     """Describe a subnet."""
     return {
         "owner": row.owner,
@@ -84,22 +98,31 @@ async def subnet_document(row: Row[Any], _transaction: Transaction) -> Document:
     }
 
 
-async def network_document(row: Row[Any], transaction: Transaction) -> Document:
-    """Describe a network and what of it is used."""
-    total, used = await networks.usage(row, transaction)
-    return {
-        "cidr": row.cidr,
-        "type": row.type,
-        "island": row.island,
-        "addresses": {"total": total, "used": used},
-    }
+async def network_documents(rows: Rows, transaction: Transaction) -> list[Document]:
+    """Describe networks and what of them is used."""
+    usage = await networks.usage(rows, transaction)
+    return [
+        {
+            "cidr": row.cidr,
+            "type": row.type,
+            "island": row.island,
+            "addresses": dict(zip(("total", "used"), usage[row.cidr], strict=True)),
+        }
+        for row in rows
+    ]
 
 
-async def host_document(row: Row[Any], transaction: Transaction) -> Document:
-    """Describe a host and what of it is used."""
-    count = await transaction.scalar(
-        select(func.count()).select_from(tables.vm).where(tables.vm.c.host == row.name)
+async def host_documents(rows: Rows, transaction: Transaction) -> list[Document]:
+    """Describe hosts and what of them is used."""
+    at = tables.vm.c.host
+    counted = await transaction.all(
+        select(at, func.count().label("vms")).where(at.in_([row.name for row in rows])).group_by(at)
     )
+    counts = {one.host: one.vms for one in counted}
+    return [_host_document(row, counts.get(row.name, 0)) for row in rows]
+
+
+def _host_document(row: Row[Any], vms: int) -> Document:
     return {
         "host": row.name,
         "island": row.island,
@@ -107,16 +130,16 @@ async def host_document(row: Row[Any], transaction: Transaction) -> Document:
         "cpu": {"total": row.cpu_total, "used": row.cpu_used},
         "ram": {"total": row.ram_total, "used": row.ram_used},
         "disk": {"total": row.disk_total, "used": row.disk_used},
-        "vms": count,
+        "vms": vms,
     }
 
 
-async def flavor_document(row: Row[Any], _transaction: Transaction) -> Document:
+def flavor_document(row: Row[Any]) -> Document:
     """Describe a flavor."""
     return {"flavor": row.name, "cpu": row.cpu, "ram": row.ram, "disk": row.disk}
 
 
-async def image_document(row: Row[Any], _transaction: Transaction) -> Document:
+def image_document(row: Row[Any]) -> Document:
     """Describe an image."""
     return {
         "image": row.name,
@@ -127,17 +150,23 @@ async def image_document(row: Row[Any], _transaction: Transaction) -> Document:
     }
 
 
-async def _vm(row: Row[Any], _transaction: Transaction) -> Document:
-    return vm_document(row)
+async def request_documents(rows: Rows, transaction: Transaction) -> list[Document]:
+    """Describe requests with their steps."""
+    documents = []
+    logs = await _logs(rows, transaction)
+    for row in rows:
+        documents.append(_request_document(row, _steps(row, logs)))
+        # A long journal takes a moment to read: others get a turn.
+        await asyncio.sleep(0)
+    return documents
 
 
-async def request_document(row: Row[Any], transaction: Transaction) -> Document:
-    """Describe a request with its steps."""
+def _request_document(row: Row[Any], steps: Recorded) -> Document:
     terminal = row.terminal or {}
     ended = {
         name: terminal[name] for name in ("result", "error", "compensated") if name in terminal
     }
-    steps = [
+    shown = [
         {
             "name": step.name,
             "state": record.state.value,
@@ -146,7 +175,7 @@ async def request_document(row: Row[Any], transaction: Transaction) -> Document:
             "ended_at": _moment(record.ended_at),
             "error": record.error,
         }
-        for step, record in await _steps(row, transaction)
+        for step, record in steps
     ]
     return {
         "request_id": row.request_id,
@@ -157,20 +186,26 @@ async def request_document(row: Row[Any], transaction: Transaction) -> Document:
         "received_at": timestamp(row.received_at),
         "started_at": timestamp(row.started_at) if row.started_at else None,
         "ended_at": timestamp(row.ended_at) if row.ended_at else None,
-        "steps": steps,
+        "steps": shown,
         **ended,
     }
 
 
-async def _steps(row: Row[Any], transaction: Transaction) -> list[tuple[Step, StepRecord]]:
-    """Return the steps of a request, if it became a workflow, each with what became of it."""
-    log = await transaction.scalar(
-        select(tables.workflow.c.journal).where(tables.workflow.c.seq == row.seq)
+async def _logs(rows: Rows, transaction: Transaction) -> dict[int, str]:
+    """Return the journals of those requests that became workflows."""
+    workflow = tables.workflow.c
+    found = await transaction.all(
+        select(workflow.seq, workflow.journal).where(workflow.seq.in_([row.seq for row in rows]))
     )
-    if log is None:
+    return {one.seq: one.journal for one in found}
+
+
+def _steps(row: Row[Any], logs: Mapping[int, str]) -> Recorded:
+    """Return the steps of a request, if it became a workflow, each with what became of it."""
+    if row.seq not in logs:
         return []
     steps = Steps.from_json(row.steps)
-    return list(zip(steps.flat, Journal.read(log, steps).records, strict=True))
+    return list(zip(steps.flat, Journal.read(logs[row.seq], steps).records, strict=True))
 
 
 def _moment(seconds: float | None) -> str | None:
@@ -196,11 +231,13 @@ async def history(name: str, transaction: Transaction) -> Document:
     if not rows:
         raise Refused("request_not_found", f"nothing is remembered of {name!r}")
     items = []
+    logs = await _logs(rows, transaction)
     for row in rows:
-        document = await request_document(row, transaction)
-        steps = await _steps(row, transaction)
+        steps = _steps(row, logs)
+        document = _request_document(row, steps)
         for shown, (step, record) in zip(document["steps"], steps, strict=True):
             shown |= {"args": step.args, "calls": record.calls}
+        await asyncio.sleep(0)
         message = {"correlation_id": row.correlation_id, "reply_to": row.reply_to}
         items.append({**document, "message": {**message, "body": row.body}})
     return {"items": items, "next": None}
@@ -213,7 +250,7 @@ class Collection:
     table: Table
     key: str
     filters: frozenset[str]
-    describe: Any
+    describe: Callable[[Rows, Transaction], Awaitable[list[Document]]]
     not_found: ErrorCode
     where: ColumnElement[bool] | None = None
 
@@ -230,7 +267,7 @@ class Collection:
         for name, value in filters.items():
             query = query.where(self.table.c[name] == value)
         rows = await transaction.all(query)
-        items = [await self.describe(row, transaction) for row in rows[:limit]]
+        items = await self.describe(rows[:limit], transaction)
         more = len(rows) > limit
         return {"items": items, "next": str(getattr(rows[limit - 1], self.key)) if more else None}
 
@@ -242,8 +279,19 @@ class Collection:
         row = await transaction.one(query)
         if row is None:
             raise Refused(self.not_found, f"there is no {self.table.name} {name!r}")
-        document: Document = await self.describe(row, transaction)
+        (document,) = await self.describe([row], transaction)
         return document
+
+
+def _by_itself(
+    describe: Callable[[Row[Any]], Document],
+) -> Callable[[Rows, Transaction], Awaitable[list[Document]]]:
+    """Make a description of rows that have all that is to be said."""
+
+    async def describe_all(rows: Rows, _transaction: Transaction) -> list[Document]:
+        return [describe(row) for row in rows]
+
+    return describe_all
 
 
 COLLECTIONS: dict[str, Collection] = {
@@ -251,35 +299,35 @@ COLLECTIONS: dict[str, Collection] = {
         tables.slices,
         "name",
         frozenset({"state", "island", "project", "user"}),
-        slice_document,
+        slice_documents,
         "slice_not_found",
     ),
     "vms": Collection(
         tables.vm,
         "id",
         frozenset({"slice", "name", "state", "host", "kind", "flavor"}),
-        _vm,
+        _by_itself(vm_document),
         "vm_not_found",
     ),
     "subnets": Collection(
         tables.subnet,
         "owner",
         frozenset({"network", "state", "owner"}),
-        subnet_document,
+        _by_itself(subnet_document),
         "subnet_not_found",
     ),
     "networks": Collection(
         tables.network,
         "cidr",
         frozenset({"island"}),
-        network_document,
+        network_documents,
         "subnet_not_found",
     ),
     "hosts": Collection(
         tables.host,
         "name",
         frozenset({"island"}),
-        host_document,
+        host_documents,
         "host_not_found",
         tables.host.c.configured,
     ),
@@ -287,16 +335,18 @@ COLLECTIONS: dict[str, Collection] = {
         tables.flavor,
         "name",
         frozenset(),
-        flavor_document,
+        _by_itself(flavor_document),
         "flavor_not_found",
         ~tables.flavor.c.deleted,
     ),
-    "images": Collection(tables.image, "name", frozenset(), image_document, "image_not_found"),
+    "images": Collection(
+        tables.image, "name", frozenset(), _by_itself(image_document), "image_not_found"
+    ),
     "workflows": Collection(
         tables.request,
         "seq",
         frozenset({"state", "type", "key"}),
-        request_document,
+        request_documents,
         "request_not_found",
         tables.request.c.plan.is_not(None),
     ),

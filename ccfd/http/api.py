@@ -9,7 +9,7 @@ import structlog
 from aiohttp import web
 from sqlalchemy import select
 
-from ccfd.documents import COLLECTIONS, history, request_document
+from ccfd.documents import COLLECTIONS, history, request_documents
 from ccfd.errors import CcfdError, ErrorCode, Refused, Transient
 from ccfd.http import access
 from ccfd.http.metrics import Metrics, gauges
@@ -248,7 +248,8 @@ class Api:
             )
             if row is None:
                 raise Refused("request_not_found", f"there is no request {name!r}")
-            return answer(await request_document(row, transaction))
+            (document,) = await request_documents([row], transaction)
+            return answer(document)
 
     async def get_history(self, request: web.Request) -> web.Response:
         """Tell what is remembered of a slice, a VM or a request."""

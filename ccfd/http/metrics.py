@@ -152,10 +152,10 @@ async def gauges(transaction: Transaction) -> bytes:
         subnets.add_metric([row.network, row.state], row.number)
 
     addresses = GaugeMetricFamily("ccfd_addresses", "Addresses", labels=["network", "state"])
-    for row in await transaction.all(select(tables.network)):
-        total, used = await networks.usage(row, transaction)
-        addresses.add_metric([row.cidr, "used"], used)
-        addresses.add_metric([row.cidr, "free"], total - used)
+    known = await transaction.all(select(tables.network))
+    for cidr, (total, used) in (await networks.usage(known, transaction)).items():
+        addresses.add_metric([cidr, "used"], used)
+        addresses.add_metric([cidr, "free"], total - used)
 
     registry = CollectorRegistry()
     registry.register(Collected([workflows, vms, up, capacity, in_use, subnets, addresses]))

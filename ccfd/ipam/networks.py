@@ -171,14 +171,20 @@ async def take_address(kind: int, island: str, owner: str, transaction: Transact
     raise Refused("address_exhausted", f"no network of type {kind} on island {island} has one left")
 
 
-async def usage(row: Row[Any], transaction: Transaction) -> tuple[int, int]:
-    """Return (total, used) addresses of a network; of type 1, those in held subnets."""
-    total = row.last - row.first + 1
-    if row.type != 1:
-        return total, await pools.used(pool_of(row.cidr), transaction)
-    held: int | None = await transaction.scalar(
-        select(func.sum(subnet.c.size)).where(
-            subnet.c.network == row.cidr, subnet.c.state != "expired"
-        )
+async def usage(rows: Sequence[Row[Any]], transaction: Transaction) -> dict[str, tuple[int, int]]:
+    """Return (total, used) addresses of networks by CIDR; of type 1, those in held subnets."""
+    cidrs = [row.cidr for row in rows]
+    held = await transaction.all(
+        select(subnet.c.network, func.sum(subnet.c.size).label("size"))
+        .where(subnet.c.network.in_(cidrs), subnet.c.state != "expired")
+        .group_by(subnet.c.network)
     )
-    return total, int(held or 0)
+    used = {one.network: int(one.size) for one in held}
+    taken = await pools.used([pool_of(cidr) for cidr in cidrs], transaction)
+    return {
+        row.cidr: (
+            row.last - row.first + 1,
+            used.get(row.cidr, 0) if row.type == 1 else taken.get(pool_of(row.cidr), 0),
+        )
+        for row in rows
+    }

@@ -6,6 +6,8 @@ over each other's rows and each get a free number; only when nothing else is lef
 each other.
 """
 
+from collections.abc import Sequence
+
 from sqlalchemy import delete, func, insert, select, update
 
 from ccfd.store.database import Transaction
@@ -156,9 +158,11 @@ async def give_back(name: str, number: int, transaction: Transaction) -> bool:
     return given.rowcount == 1
 
 
-async def used(name: str, transaction: Transaction) -> int:
-    """Count the numbers of pool *name* that are taken."""
-    count: int = await transaction.scalar(
-        select(func.count()).where(pool_item.c.pool == name, pool_item.c.owner.is_not(None))
+async def used(names: Sequence[str], transaction: Transaction) -> dict[str, int]:
+    """Count the numbers of pools that are taken, by their names; a pool of none is left out."""
+    counted = await transaction.all(
+        select(pool_item.c.pool, func.count().label("taken"))
+        .where(pool_item.c.pool.in_(names), pool_item.c.owner.is_not(None))
+        .group_by(pool_item.c.pool)
     )
-    return count
+    return {one.pool: one.taken for one in counted}

@@ -4,6 +4,7 @@ Everything here happens in the caller's transaction, so it is gone when that is 
 """
 
 import ipaddress
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -31,6 +32,12 @@ async def find(owner: str, transaction: Transaction, *, lock: bool = False) -> R
     """Return the owner's subnet, whatever its state, or None."""
     query = select(subnet).where(subnet.c.owner == owner)
     return await transaction.one(query.with_for_update() if lock else query)
+
+
+async def find_all(owners: Sequence[str], transaction: Transaction) -> dict[str, Row[Any]]:
+    """Return the subnets of *owners*, whatever their state, by owner."""
+    found = await transaction.all(select(subnet).where(subnet.c.owner.in_(owners)))
+    return {one.owner: one for one in found}
 
 
 async def reserve(
