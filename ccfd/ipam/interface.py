@@ -1,16 +1,17 @@
 """Addresses for other Python programs: the calls that users of the old `ipam` know.
 
-Each is one transaction on ccfd's database, so it can stand beside a running daemon; what it
-promises is in docs/events.md. Errors are of `ccfd.errors`.
+Each is done in one transaction on ccfd's database, so it can stand beside a running daemon; what
+it promises is in docs/events.md. Errors are of `ccfd.errors`.
 """
 
 import ipaddress
+from datetime import timedelta
 
 from sqlalchemy import select
 
 from ccfd import settings
 from ccfd.errors import Refused
-from ccfd.ipam import networks, pools, subnets
+from ccfd.ipam import networks, pools, quick, subnets
 from ccfd.requests.decode import validated
 from ccfd.requests.events import SubnetCreate, SubnetOwner
 from ccfd.store.database import Database, Transaction
@@ -25,6 +26,7 @@ class Ipam:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._shared = quick.Shared(database)
 
     @classmethod
     def at(cls, url: str) -> "Ipam":
@@ -53,6 +55,12 @@ class Ipam:
         """
         body = {"owner": owner, "ipcount": ipcount, "timeout": timeout, "island": island}
         validated(SubnetCreate, body)
+        if not self._database.is_sqlite:
+            expires_at = self._database.clock() + timedelta(seconds=timeout)
+            wish = quick.Wish(owner, ipcount, timeout, expires_at, island)
+            at_once = await self._shared.reserve(wish)
+            if at_once is not None:
+                return at_once
         row = await self._database.run(
             lambda tx: subnets.reserve(owner, ipcount, timeout, island, tx)
         )
@@ -82,6 +90,10 @@ class Ipam:
         Raises `Refused`: `subnet_not_found`, `subnet_expired`, `address_exhausted`.
         """
         validated(SubnetOwner, {"owner": owner})
+        if not self._database.is_sqlite:
+            at_once = await self._shared.allocate(quick.Holder(owner, owner))
+            if at_once is not None:
+                return at_once
         return await self._database.run(lambda tx: subnets.allocate(owner, owner, tx))
 
     async def release_ip(self, ip: str) -> bool:

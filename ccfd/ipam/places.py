@@ -4,6 +4,8 @@ Block number n begins at address 64 n, whatever network it belongs to: a network
 ends. A block holds subnets of one size; `used` is a bit mask of its places, place 0 the lowest bit.
 """
 
+from ipaddress import IPv4Address
+
 BLOCK = 64
 SIZES = (8, 16, 32, 64)
 
@@ -55,6 +57,11 @@ def place_of(first: int, size: int) -> tuple[int, int]:
 def prefix(size: int) -> int:
     """Return the prefix length of a subnet of *size* addresses."""
     return 33 - size.bit_length()
+
+
+def gateway(first: int, size: int) -> str:
+    """Return a subnet's first usable address with its prefix: `10.0.0.1/26`."""
+    return f"{IPv4Address(first + 1)}/{prefix(size)}"
 
 
 def lowest_gap(taken: set[int], first: int, last: int) -> int | None:

@@ -12,7 +12,7 @@ from sqlalchemy import delete, func, insert, select, update
 from sqlalchemy.engine import Row
 
 from ccfd.errors import Refused
-from ccfd.ipam import networks, places, pools
+from ccfd.ipam import networks, places, pools, quick
 from ccfd.store import outbox
 from ccfd.store.database import Transaction
 from ccfd.store.tables import address, block, network, slices, subnet
@@ -25,7 +25,7 @@ def cidr_of(row: Row[Any]) -> str:
 
 def gateway_of(row: Row[Any]) -> str:
     """Return a subnet's first usable address with its prefix: `10.0.0.1/26`."""
-    return f"{ipaddress.IPv4Address(row.first + 1)}/{places.prefix(row.size)}"
+    return places.gateway(row.first, row.size)
 
 
 async def find(owner: str, transaction: Transaction, *, lock: bool = False) -> Row[Any] | None:
@@ -48,6 +48,13 @@ async def reserve(
     A subnet that is still reserved is the answer again, with a new timeout. Raises `Refused`:
     `subnet_exists` (confirmed, or of another size), `network_exhausted`.
     """
+    expires_at = transaction.now + timedelta(seconds=seconds)
+    transaction.wake("timers")
+    if (await transaction.connection()).dialect.name == "postgresql":
+        wish = quick.Wish(owner, size, seconds, expires_at, island)
+        at_once = await quick.reserve(wish, transaction)
+        if at_once is not None:
+            return at_once
     known = await find(owner, transaction, lock=True)
     if known is not None and known.state == "expired":
         await transaction.execute(delete(subnet).where(subnet.c.id == known.id))
@@ -57,7 +64,6 @@ async def reserve(
             "subnet_exists",
             f"{owner} has the {known.state} subnet {gateway_of(known)}: delete it first",
         )
-    expires_at = transaction.now + timedelta(seconds=seconds)
     if known is not None:
         changed = await transaction.one(
             update(subnet)
@@ -81,7 +87,6 @@ async def reserve(
         .returning(subnet)
     )
     assert made is not None
-    transaction.wake("timers")
     return made
 
 
@@ -320,6 +325,10 @@ async def allocate(owner: str, holder: str, transaction: Transaction) -> str:
     The first usable address is the gateway's. Raises `Refused`: `subnet_not_found`,
     `subnet_expired`, `address_exhausted`.
     """
+    if (await transaction.connection()).dialect.name == "postgresql":
+        at_once = await quick.allocate(quick.Holder(owner, holder), transaction)
+        if at_once is not None:
+            return at_once
     row = await find(owner, transaction, lock=True)
     if row is None:
         raise Refused("subnet_not_found", f"{owner} has no subnet")

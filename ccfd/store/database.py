@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import asyncpg
@@ -223,8 +224,9 @@ class Database:
         self.engine = self._postgresql(
             pool_size=config.pool, max_overflow=0, pool_timeout=CONNECT_TIMEOUT
         )
-        # Lines are kept: out of a small pool they would leave nothing for transactions.
-        self._direct = self._postgresql(poolclass=NullPool)
+        # Lines are kept: out of a small pool they would leave nothing for transactions. Their
+        # statements find rows by key; a plan made while a table was empty would read all of it.
+        self._direct = self._postgresql({"enable_seqscan": "off"}, poolclass=NullPool)
 
     @property
     def is_up(self) -> bool:
@@ -244,10 +246,18 @@ class Database:
             self._doubted_until = time.monotonic() + DOUBT
         return DatabaseAway(said)
 
-    def _postgresql(self, **pool: Any) -> AsyncEngine:
+    def _postgresql(
+        self, session: Mapping[str, str] = MappingProxyType({}), **pool: Any
+    ) -> AsyncEngine:
         return create_async_engine(
             self._url,
-            connect_args={"command_timeout": COMMAND_TIMEOUT, "timeout": CONNECT_TIMEOUT},
+            connect_args={
+                "command_timeout": COMMAND_TIMEOUT,
+                "timeout": CONNECT_TIMEOUT,
+                # A costly plan (and one with a scan that is off is costly) would be compiled for
+                # seconds, to run for microseconds.
+                "server_settings": {"jit": "off", **session},
+            },
             **pool,
         )
 

@@ -16,8 +16,8 @@ from sqlalchemy.engine import Row
 
 from ccfd.store.bulk import encoded
 from ccfd.store.database import Database, RaceLost, Transaction
+from ccfd.store.sharing import Sharing
 from ccfd.store.tables import Json, outbox, request, workflow
-from ccfd.workflow.sharing import Sharing
 
 OPEN = ("queued", "running", "undoing")
 

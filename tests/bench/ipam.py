@@ -28,7 +28,7 @@ from sqlalchemy import text
 
 from ccfd import settings
 from ccfd.daemon import spare_the_collector
-from ccfd.ipam import networks, subnets
+from ccfd.ipam import Ipam, networks
 from ccfd.settings import Network
 from ccfd.store.database import Database, Transaction
 from tests.bench.servers import database
@@ -129,20 +129,20 @@ async def measure(url: str, level: int, clients: int, rates: dict[Any, list[floa
     await floor.close()
     opened = Database(settings.Database(url=url, pool=max(CLIENTS)))
 
+    ipam = Ipam(opened)
+
     async def reserve(size: int, number: int) -> None:
-        owner = f"o{size}-{number}"
-        await opened.run(partial(subnets.reserve, owner, size, 120, "default"))
+        await ipam.create_subnet(f"o{size}-{number}", size)
 
     async def allocate(number: int) -> None:
-        owner = f"a{number % OWNERS}"
-        await opened.run(partial(subnets.allocate, owner, owner))
+        await ipam.allocate_ip(f"a{number % OWNERS}")
 
     await taken(opened, level)
     for size in (64, 8):
         rates[f"/{size}", level, clients].append(await rate(partial(reserve, size), clients))
     for number in range(OWNERS):
-        await opened.run(partial(subnets.reserve, f"a{number}", 64, 120, "default"))
-        await opened.run(partial(subnets.confirm, f"a{number}"))
+        await ipam.create_subnet(f"a{number}")
+        await ipam.subnet_create_success(f"a{number}")
     rates["address", level, clients].append(await rate(allocate, clients))
     await opened.close()
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ccfd.workflow.sharing import Sharing
+from ccfd.store.sharing import Sharing
 
 
 class Alone(Exception):
