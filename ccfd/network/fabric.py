@@ -27,12 +27,6 @@ CARRIES_WITHIN = 3.0
 RESTART = 0.1
 """Seconds in which no ovs-vswitchd is killed, started again, and has applied a change."""
 
-LINGER = 0.5
-"""Seconds, on a machine that is not slow, that a userspace bridge's link may outlive the bridge:
-ovs-vswitchd destroys it in the background."""
-SLOW = 10
-"""How many times as long as the removal took it may take on one that is."""
-
 
 class Fabric:
     """The switches of all hosts and of the network node (`names.NODE`).
@@ -90,17 +84,21 @@ class Fabric:
         if switch.datapath_type != "netdev":
             return
         # A userspace bridge's own link outlives an ovs-vswitchd that is killed before it has
-        # destroyed it, somewhat after it has applied the removal; and the next one knows of it
-        # only by the bridge's row. (The kernel's datapath tells it by itself.) So whoever was
-        # slow, and may have been another one, is given that row once more.
-        if stood and seconds < RESTART:
-            await asyncio.sleep(max(LINGER, SLOW * seconds))
-            seconds = await _timed(db.transact_applied([]))
-        if not stood or seconds >= RESTART:
-            await self._take_away_again(db, switch, bridge)
+        # destroyed it, and the next one knows of it only by the bridge's row. (The kernel's
+        # datapath tells it by itself.) So whoever was slow, and may have been another one, is
+        # given that row once more; who is slow without having been killed would be slow to come
+        # back as well.
+        restart = RESTART
+        while not stood or seconds >= restart:
+            # It may stand, for those who share the switch, or be somebody else's.
+            if (await read_bridge(db, bridge.vni, [])).bridge is not None:
+                return
+            await self.make(replace(bridge, ports=()))
+            restart *= 2
+            stood, seconds = await self._take_away(db, switch, bridge)
 
     async def _take_away(self, db: Ovsdb, switch: Switch, bridge: Bridge) -> tuple[bool, float]:
-        """Tell whether there was a bridge, and how many seconds it took."""
+        """Tell whether there was a bridge, and the most seconds that the switch kept us waiting."""
         seen = []
 
         def decide(snapshot: Snapshot) -> Change:
@@ -108,13 +106,11 @@ class Fabric:
             return bridges.remove(bridge, switch, snapshot)
 
         seconds = await _timed(self._converge(db, bridge, [], decide))
+        if switch.datapath_type == "netdev":
+            # It may destroy the link somewhat after it has told of the removal.
+            await asyncio.sleep(RESTART / 2)
+            seconds = max(seconds, await _timed(db.transact_applied([])))
         return seen[0], seconds
-
-    async def _take_away_again(self, db: Ovsdb, switch: Switch, bridge: Bridge) -> None:
-        # It may stand, for those who share the switch, or be somebody else's.
-        if (await read_bridge(db, bridge.vni, [])).bridge is None:
-            await self.make(replace(bridge, ports=()))
-            await self._take_away(db, switch, bridge)
 
     async def plug(self, ports: Ports) -> None:
         """Add ports to the slice's bridge, which must stand.

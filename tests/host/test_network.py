@@ -78,7 +78,8 @@ class Switch:
             f"--unixctl={self.folder}/db.ctl",
         )
         wait_for(self.socket.exists)
-        self.vsctl("--no-wait", "init")
+        # The socket is there a moment before anybody listens.
+        self.vsctl("--retry", "--no-wait", "init")
         self.start()
 
     def start(self) -> None:

@@ -49,17 +49,16 @@ async def test_a_change_that_lost_every_race_is_a_passing_error(tmp_path: Path) 
 class SwitchTwin:
     """A database with one bridge or none, and how often it was made and removed."""
 
-    def __init__(self, *, stands: bool, seconds: float) -> None:
+    def __init__(self, *, stands: bool, seconds: tuple[float, ...]) -> None:
         self.made = self.removed = 0
         self.stands = stands
-        self._seconds = seconds
+        self._seconds = iter(seconds)
 
     def answer(self, ops: list[dict[str, Any]]) -> list[Any]:
-        """Answer one transaction; the first removal takes its time."""
+        """Answer one transaction; each removal takes its time."""
         if any("delete" in op.get("mutations", [[]])[0] for op in ops):
             self.removed, self.stands = self.removed + 1, False
-            if self.removed == 1:
-                time.sleep(self._seconds)
+            time.sleep(next(self._seconds, 0))
         return [{"rows": self._rows(op["table"])} if op["op"] == "select" else {} for op in ops]
 
     async def make(self, bridge: Bridge) -> None:
@@ -85,17 +84,18 @@ class SwitchTwin:
 @pytest.mark.parametrize(
     ("datapath", "stands", "seconds", "made_removed"),
     [
-        ("netdev", True, 0.0, (0, 1)),
-        ("netdev", True, 2 * RESTART, (1, 2)),
-        ("netdev", False, 0.0, (1, 1)),
-        ("system", True, 2 * RESTART, (0, 1)),
-        ("system", False, 0.0, (0, 0)),
+        ("netdev", True, (), (0, 1)),
+        ("netdev", True, (2 * RESTART,), (1, 2)),
+        ("netdev", True, (2 * RESTART, 3 * RESTART), (2, 3)),
+        ("netdev", False, (), (1, 1)),
+        ("system", True, (2 * RESTART,), (0, 1)),
+        ("system", False, (), (0, 0)),
     ],
 )
 async def test_a_userspace_bridge_goes_again_if_its_switch_may_have_been_killed(
     datapath: str,
     stands: bool,
-    seconds: float,
+    seconds: tuple[float, ...],
     made_removed: tuple[int, int],
     tmp_path: Path,
 ) -> None:
