@@ -5,9 +5,11 @@ import gc
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -15,7 +17,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from ccfd import __version__
+from ccfd import __version__, pulse
 from ccfd.bus.bus import Bus
 from ccfd.errors import CcfdError, Refused
 from ccfd.handlers.effects import effects
@@ -28,7 +30,6 @@ from ccfd.handlers.recover import Recovery
 from ccfd.handlers.registry import handlers
 from ccfd.handlers.timers import Timers
 from ccfd.handlers.vm_watch import VmWatch
-from ccfd.http import reconcile, recover
 from ccfd.http import reconcile, recover, ssh_key
 from ccfd.http.api import Api
 from ccfd.http.metrics import Metrics
@@ -38,6 +39,7 @@ from ccfd.network.fabric import Fabric
 from ccfd.network.namespaces import Namespaces
 from ccfd.network.node import Node
 from ccfd.notify import notify, watchdog
+from ccfd.pulse import Pulse
 from ccfd.settings import Settings
 from ccfd.store import migrate
 from ccfd.store.database import Database, DatabaseAway
@@ -105,6 +107,8 @@ class Daemon:
         self.settings = settings
         self.database = Database(settings.database)
         self.metrics = Metrics(self)
+        parts = [part for part in pulse.PATIENCE if part != pulse.BROKER or settings.broker.url]
+        self.pulse = Pulse(time.monotonic, {part: pulse.PATIENCE[part] for part in parts})
         self._images = image_store(settings)
         self._hypervisors = Hypervisors(settings, self._images)
         self._fabric = Fabric(settings)
@@ -127,6 +131,7 @@ class Daemon:
             self.intake,
             self.metrics.dead_letter,
             lambda: self.lease.leads,
+            turned=partial(self.pulse.turned, pulse.BROKER),
         )
         self._runner = Runner(
             effects,
@@ -151,6 +156,7 @@ class Daemon:
             self.intake,
             retention=timedelta(days=settings.workflow.retention_days),
             expired=self.metrics.expired,
+            turned=partial(self.pulse.turned, pulse.DATABASE),
         )
         self._watch = HostWatch(settings, self.database, self._hypervisors, self._fabric)
         self._vm_watch = VmWatch(
@@ -172,7 +178,6 @@ class Daemon:
         )
         self._recovery = Recovery(settings, self.database, look)
         self._ssh_keys = SshKeys(settings.slices.ssh_key_secrets)
-        self._beat = 0.0
 
     def _effects(self) -> Effects:
         return effects(
@@ -184,9 +189,25 @@ class Daemon:
             domains=self._hypervisors.domains,
         )
 
+    def _ticked(self, lag: float) -> None:
+        """Tell Prometheus how late the loop came, and who is there."""
+        self.metrics.lag(lag)
+        there = {
+            pulse.LOOP: True,
+            pulse.BROKER: self.bus.connected,
+            pulse.DATABASE: self.database.is_up,
+        }
+        for part, is_there in there.items():
+            if is_there:
+                self.metrics.seen(part)
+
     def broker_connected(self) -> bool:
         """Tell whether the broker is connected."""
         return self.bus.connected
+
+    def broker_consuming(self) -> bool:
+        """Tell whether the broker knows of our consumer."""
+        return self.bus.consuming
 
     def database_up(self) -> bool:
         """Tell whether the database answered last time."""
@@ -202,10 +223,6 @@ class Daemon:
         if not any(self._watch.up.values()):
             found["hosts"] = "no host is up"
         return found
-
-    def is_alive(self) -> bool:
-        """Tell whether the loop turns: what the watchdog of systemd is fed by."""
-        return asyncio.get_running_loop().time() - self._beat < 10 * LOOP_TICK
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT."""
@@ -227,8 +244,8 @@ class Daemon:
                         *([("reconciler", self._reconciler.run())] if self._sweeps else []),
                         ("event stream", self.stream.run()),
                         ("bus", self.bus.run()),
-                        ("heartbeat", self._heartbeat()),
-                        ("watchdog", watchdog(self.is_alive)),
+                        ("pulse", self.pulse.run(self._ticked)),
+                        ("watchdog", watchdog(self.pulse.is_alive)),
                     )
                 ]
                 engine = group.create_task(self.engine.run(), name="engine")
@@ -287,11 +304,6 @@ class Daemon:
             ("VM watch", self._vm_watch.run()),
             ("host events", self._hypervisors.events.run(self._vm_watch)),
         ]
-
-    async def _heartbeat(self) -> None:
-        while True:
-            self._beat = asyncio.get_running_loop().time()
-            await asyncio.sleep(LOOP_TICK)
 
     async def _serve(self, closing: AsyncExitStack) -> list[str]:
         """Serve the API on the UNIX socket and on TCP."""

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -256,10 +256,14 @@ class Harness:
         async with self.database.read() as transaction:
             return {name: await transaction.scalar(query) for name, query in counts.items()}
 
-    def timers(self) -> Timers:
+    def timers(self, turned: Callable[[], None] = lambda: None) -> Timers:
         """Make the timers of this ccfd."""
         from datetime import timedelta
 
         return Timers(
-            self.database, self.intake, retention=timedelta(days=30), expired=lambda _n: None
+            self.database,
+            self.intake,
+            retention=timedelta(days=30),
+            expired=lambda _n: None,
+            turned=turned,
         )

@@ -15,7 +15,8 @@ class Bus:
     """The inbox and the publisher, on a connection that comes back by itself.
 
     *dead_letter* is told the reason of each letter that the inbox sends without the database.
-    *leads* tells whether this daemon is the one to publish what is stored.
+    *leads* tells whether this daemon is the one to publish what is stored. *turned* is told of
+    each attempt to connect and of each round of the publisher.
     With an empty URL nothing is consumed, and what is stored to be said counts as said.
     """
 
@@ -26,15 +27,18 @@ class Bus:
         intake: Stores,
         dead_letter: Callable[[str], None],
         leads: Callable[[], bool],
+        *,
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._database = database
         self._inbox = Inbox(database, intake, prefetch=config.prefetch, dead_letter=dead_letter)
-        self._publisher = Publisher(database, leads)
+        self._publisher = Publisher(database, leads, turned)
         self._connection = BrokerConnection(
             config.url,
             (self._inbox, self._publisher),
             random=Random(),  # noqa: S311 - jitter
+            turned=turned,
         )
 
     @property

@@ -5,7 +5,7 @@ always the consumer. Here everything of a connection ends with it, and is made a
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from random import Random
 from typing import Protocol
@@ -47,11 +47,19 @@ EXPECTED = (*CONNECTION_EXCEPTIONS, TimeoutError, LostConnection, ConsumerCancel
 class BrokerConnection:
     """Keeps *parts* running on connections to the broker at *url*."""
 
-    def __init__(self, url: str, parts: Sequence[Part], *, random: Random) -> None:
+    def __init__(
+        self,
+        url: str,
+        parts: Sequence[Part],
+        *,
+        random: Random,
+        turned: Callable[[], None] = lambda: None,
+    ) -> None:
         given = URL(url)
         self._url = given if "heartbeat" in given.query else given.update_query(heartbeat=HEARTBEAT)
         self._parts = parts
         self._random = random
+        self._turned = turned
         self.connected = False
         self.problem = ""
 
@@ -62,6 +70,7 @@ class BrokerConnection:
         failures = 0
         while True:
             begun = clock()
+            self._turned()
             try:
                 await self._session()
             except asyncio.CancelledError:

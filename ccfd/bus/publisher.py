@@ -41,9 +41,15 @@ JSON_TYPE = "application/json"
 class Publisher:
     """Publishes the outbox while it *leads* the daemons on the database, and its own progress."""
 
-    def __init__(self, database: Database, leads: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        leads: Callable[[], bool],
+        turned: Callable[[], None] = lambda: None,
+    ) -> None:
         self._database = database
         self._leads = leads
+        self._turned = turned
         self._told: asyncio.Event | None = None
         self._progress: deque[Progress] = deque()
         self._ended = Ended()
@@ -81,6 +87,7 @@ class Publisher:
         try:
             async with self._database.signals.listen(TOPIC) as self._told:
                 while True:
+                    self._turned()
                     flushing, self._flushing = self._flushing, []
                     try:
                         while await self.round(sender):

@@ -35,11 +35,14 @@ class Timers:
         *,
         retention: timedelta,
         expired: Callable[[int], None],
+        turned: Callable[[], None] = lambda: None,
     ) -> None:
+        """Take also who is told of reservations that expired, and of each round."""
         self._database = database
         self._intake = intake
         self._retention = retention
         self._expired = expired
+        self._turned = turned
         self._rounds = 0
 
     async def run(self) -> None:
@@ -48,6 +51,7 @@ class Timers:
 
     async def round(self) -> None:
         """Do what is due now."""
+        self._turned()
         await self._database.run(self.subnets)
         await self._database.run(self.slices)
         if self._rounds % PRUNE_EVERY == 0:

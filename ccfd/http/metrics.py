@@ -14,6 +14,7 @@ from ccfd.store.database import Transaction
 from ccfd.workflow.steps import Step
 
 EVENT_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+LAG_BUCKETS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 STEP_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
@@ -22,6 +23,9 @@ class State(Protocol):
 
     def broker_connected(self) -> bool:
         """Tell whether the broker is connected."""
+
+    def broker_consuming(self) -> bool:
+        """Tell whether the broker knows of our consumer."""
 
     def database_up(self) -> bool:
         """Tell whether the database answered last time."""
@@ -63,6 +67,21 @@ class Metrics:
         Gauge(
             "ccfd_broker_connected", "1 while the broker is connected", registry=kept
         ).set_function(lambda: float(state.broker_connected()))
+        Gauge(
+            "ccfd_broker_consumer", "1 while the broker delivers events to ccfd", registry=kept
+        ).set_function(lambda: float(state.broker_consuming()))
+        self._seen = Gauge(
+            "ccfd_last_heartbeat_timestamp_seconds",
+            "When the event loop turned last, when broker and database were last there",
+            ["of"],
+            registry=kept,
+        )
+        self._lag = Histogram(
+            "ccfd_loop_lag_seconds",
+            "By how much the event loop came late, twice a second",
+            buckets=LAG_BUCKETS,
+            registry=kept,
+        )
         Gauge("ccfd_database_up", "1 while the database answers", registry=kept).set_function(
             lambda: float(state.database_up())
         )
@@ -90,6 +109,14 @@ class Metrics:
     def expired(self, count: int) -> None:
         """Count reservations that expired."""
         self._expirations.inc(count)
+
+    def lag(self, seconds: float) -> None:
+        """Note by how much the event loop came late."""
+        self._lag.observe(seconds)
+
+    def seen(self, what: str) -> None:
+        """Note that *what* is there now."""
+        self._seen.labels(what).set_to_current_time()
 
     def repaired(self, kind: str) -> None:
         """Count something that was put back or removed."""

@@ -22,6 +22,9 @@ class Knows:
     def broker_connected(self) -> bool:
         return False
 
+    def broker_consuming(self) -> bool:
+        return False
+
     def database_up(self) -> bool:
         return True
 
