@@ -53,6 +53,7 @@ from ccfd.workflow.intake import Intake
 from ccfd.workflow.intervene import Interventions
 from ccfd.workflow.lease import Lease
 from ccfd.workflow.records import Flow, Records
+from ccfd.workflow.revisit import Revisits
 from ccfd.workflow.runner import Runner, progress
 from ccfd.workflow.steps import Effects, Step
 
@@ -158,6 +159,13 @@ class Daemon:
             expired=self.metrics.expired,
             turned=partial(self.pulse.turned, pulse.DATABASE),
         )
+        self._revisits = Revisits(
+            self.database,
+            self.interventions,
+            lambda: self.lease.leads,
+            first=settings.workflow.stuck_retry,
+            clock=time.monotonic,
+        )
         self._watch = HostWatch(settings, self.database, self._hypervisors, self._fabric)
         self._vm_watch = VmWatch(
             [host.name for host in settings.host], self.database, self._hypervisors.domains
@@ -239,6 +247,7 @@ class Daemon:
                     for name, part in (
                         ("lease", self.lease.run()),
                         ("timers", self._timers.run()),
+                        ("revisits", self._revisits.run()),
                         ("host watch", self._watch.run()),
                         *(self._hearing() if self._hears else ()),
                         *([("reconciler", self._reconciler.run())] if self._sweeps else []),

@@ -362,6 +362,9 @@ class Workflow(Section):
     retries: Annotated[int, Field(ge=0, le=100)] = 5
     """Times that a step is tried again after a passing error; thrice as many for one whose failure
     would leave something behind: an undo, or a step after which there is no way back."""
+    stuck_retry: Annotated[float, Field(ge=0)] = 300
+    """Seconds after which a stuck undo is tried again by itself; each next pause is twice as long,
+    up to twelve times this. 0: only by `ccfctl request retry`."""
 
 
 class Reconcile(Section):

@@ -64,6 +64,10 @@ class Interventions:
             if busy is not None:
                 raise Refused("invalid_state", f"{busy} runs for {row.key}: try again after it")
             journal = await self._journal(row, transaction)
+            if not journal.backward:
+                # A defect of ccfd had broken it off. It was answered as failed: it must not be
+                # done after that, unless it only goes forward.
+                journal.turn_back(row.terminal["error"], Steps.from_json(row.steps))
             journal.stuck = False
             await transaction.execute(
                 update(request).where(request.c.seq == row.seq).values(state="undoing")

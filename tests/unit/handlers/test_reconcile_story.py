@@ -85,14 +85,18 @@ async def test_what_a_slice_left_is_removed_after_its_time(harness: Harness) -> 
     sweep = Sweep(harness, grace=0.05)
     async with harness.running():
         await harness.ask("slice.create", slice="demo", gateway=False, vms=[VM])
-        kept = copy(world.bridges), copy(world.owners), copy(world.domains), copy(world.disks)
+        kept = copy(world)
+        kept.bridges, kept.owners = copy(world.bridges), copy(world.owners)
+        kept.abouts, kept.domains = copy(world.abouts), copy(world.domains)
+        kept.disks = copy(world.disks)
         assert (await harness.ask("slice.delete", slice="demo"))["outcome"] == "succeeded"
-        world.bridges, world.owners, world.domains, world.disks = kept
+        world.bridges, world.owners, world.abouts = kept.bridges, kept.owners, kept.abouts
+        world.domains, world.disks = kept.domains, kept.disks
         await sweep.reconciler.round()
         assert world.leftovers() != {}
         await asyncio.sleep(0.06)
         await sweep.reconciler.round()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while world.leftovers():
                 await asyncio.sleep(0.005)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
 from ccfd.errors import Refused
 from ccfd.store import tables
@@ -23,7 +24,7 @@ async def state(harness: Harness, request_id: str) -> str:
 
 
 async def ended(harness: Harness, request_id: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while await state(harness, request_id) not in ("failed", "succeeded"):
             await asyncio.sleep(0.005)
 
@@ -63,7 +64,7 @@ async def test_a_retry_that_fails_is_stuck_again(harness: Harness) -> None:
     async with harness.running():
         request = await stick(harness)
         await harness.interventions.retry(request)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while await state(harness, request) != "stuck":
                 await asyncio.sleep(0.005)
         assert (await harness.claims())["cpu"] == 1
@@ -159,3 +160,32 @@ async def test_what_only_goes_forward_cannot_be_cancelled(harness: Harness) -> N
 async def test_an_unknown_request_is_named(harness: Harness) -> None:
     with pytest.raises(Refused, match="there is no request"):
         await harness.interventions.cancel("nope")
+
+
+async def said_of(harness: Harness, request: str) -> list[str]:
+    return [key for key, body in await harness.said() if body.get("request_id") == request]
+
+
+async def test_what_a_defect_broke_off_is_undone_and_not_done(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def defective(*_: Any) -> dict[str, Any]:
+        raise ZeroDivisionError
+
+    handler = harness.handlers["slice.create"]
+    with capture_logs():
+        async with harness.running():
+            monkeypatch.setattr(handler, "settle", defective)
+            request = await harness.send("slice.create", **CREATE)
+            assert (await harness.terminal(request))["error"]["code"] == "internal"
+            assert await state(harness, request) == "stuck"
+            monkeypatch.undo()  # as by a new release
+            await harness.interventions.retry(request)
+            await ended(harness, request)
+            assert await state(harness, request) == "failed"
+            assert await said_of(harness, request) == [
+                "slice.create.accepted",
+                "slice.create.failed",
+            ]
+    assert harness.world.leftovers() == {}
+    assert await harness.claims() == NOTHING
