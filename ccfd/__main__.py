@@ -48,6 +48,20 @@ def run(config: Config = settings.DEFAULT_PATH) -> None:
     asyncio.run(Daemon(loaded).run())
 
 
+@application.command()
+def check(config: Config = settings.DEFAULT_PATH) -> None:
+    """Ask all that ccfd needs whether it is well; exit status 1 when something fails."""
+    # The findings say all that would be logged.
+    structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
+    logging.disable()
+    from ccfd.cli import check as asking
+
+    findings, status = asking.check(config)
+    for line in asking.table(findings):
+        typer.echo(line)
+    raise typer.Exit(status)
+
+
 database = typer.Typer(no_args_is_help=True, help="The database.")
 application.add_typer(database, name="db")
 

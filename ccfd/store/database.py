@@ -283,12 +283,18 @@ class Database:
 
         return engine
 
+    @property
+    def file(self) -> Path | None:
+        """Where the embedded database is, if it is one."""
+        path = self._url.database
+        return Path(path) if self.is_sqlite and path and path != ":memory:" else None
+
     def take_hold(self) -> None:
         """Keep a second daemon away from the same SQLite file; raise `Refused` if one runs."""
-        path = self._url.database
-        if not self.is_sqlite or not path or path == ":memory:":
+        path = self.file
+        if path is None:
             return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

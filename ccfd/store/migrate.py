@@ -34,10 +34,34 @@ async def upgrade(database: Database) -> None:
                 await connection.commit()
 
 
+async def compare(database: Database) -> str:
+    """Say how the database's tables stand to this release's; change nothing.
+
+    Raises `Refused` (`invalid_state`) where a newer ccfd has made it, and `DatabaseAway`.
+    """
+    async with database.connection() as connection:
+        present, head = await connection.run_sync(lambda sync: _revisions(sync, _config(sync)))
+    if present is None:
+        return "empty: ccfd makes its tables at its first start"
+    return "with this release's tables" if present == head else "older: the next start migrates it"
+
+
 def _upgrade(connection: Connection) -> None:
+    config = _config(connection)
+    present, head = _revisions(connection, config)
+    if present != head:
+        command.upgrade(config, "head")
+
+
+def _config(connection: Connection) -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
+    return config
+
+
+def _revisions(connection: Connection, config: Config) -> tuple[str | None, str | None]:
+    """Return the database's revision and this release's; refuse one that is newer."""
     script = ScriptDirectory.from_config(config)
     present = MigrationContext.configure(connection).get_current_revision()
     known = {revision.revision for revision in script.walk_revisions()}
@@ -46,5 +70,4 @@ def _upgrade(connection: Connection) -> None:
             "invalid_state",
             f"the database was made by a newer ccfd (revision {present}): install that release",
         )
-    if present != script.get_current_head():
-        command.upgrade(config, "head")
+    return present, script.get_current_head()

@@ -17,6 +17,7 @@ from tests import traces
 from tests.ccfd_process import CcfdProcess
 from tests.chaos.faults.load import BLANK, blank_image
 from tests.lab import Lab
+from tests.lab.layout import CHECKOUT
 from tests.portal import Body, Portal
 
 CALL_TIMEOUT = 15.0
@@ -90,6 +91,30 @@ async def on_the_other(portal: Portal, count: int) -> list[float]:
         assert made["outcome"] == "succeeded", made
         assert (await portal.ask("slice.delete", slice=name))["outcome"] == "succeeded"
     return spent
+
+
+def check(lab: Lab) -> tuple[int, dict[str, str]]:
+    """Run `ccfd check`; return its exit status and its lines by what they are of."""
+    program = CHECKOUT / ".venv" / "bin" / "ccfd"
+    config = str(lab.layout.dir / "ccfd.toml")
+    done = lab.run("node", [str(program), "check", "--config", config], timeout=90, check=False)
+    assert done.stderr == ""
+    return done.returncode, {line[6:].split("  ")[0]: line for line in done.stdout.splitlines()}
+
+
+def test_ccfd_check_finds_the_host_that_is_frozen_and_no_fault_with_the_others(lab: Lab) -> None:
+    status, lines = check(lab)
+    assert status == 0, lines
+    assert "FAIL" not in {line[:4] for line in lines.values()}
+    for what in ("broker", "database", "images", "node: nft", "node: way out"):
+        assert lines[what].startswith("ok"), lines[what]
+    for host in ("h1", "h2"):
+        for what in ("libvirt", "KVM", "switch"):
+            assert lines[f"{host}: {what}"].startswith("ok")
+    with frozen(lab, "h2"):
+        status, lines = check(lab)
+    assert status == 1
+    assert [what for what, line in lines.items() if line.startswith("FAIL")] == ["h2: libvirt"]
 
 
 async def test_a_frozen_host_fails_alone(lab: Lab, ccfd: CcfdProcess, portal: Portal) -> None:
