@@ -9,7 +9,16 @@ from ccfd.errors import Refused
 from ccfd.handlers.effects import effects
 from ccfd.handlers.reconcile_compare import Present, SeenHost
 from ccfd.model import names
-from ccfd.model.network import Bridge, BridgeChange, Dhcp, DhcpChange, Namespace, Port, Ports
+from ccfd.model.network import (
+    Bridge,
+    BridgeChange,
+    Control,
+    Dhcp,
+    DhcpChange,
+    Namespace,
+    Port,
+    Ports,
+)
 from ccfd.model.vm import (
     Disk,
     IgnoredImage,
@@ -21,7 +30,7 @@ from ccfd.model.vm import (
     Stop,
 )
 from ccfd.network.node import SeenSlice
-from ccfd.network.snapshot import Inventory, SeenBridge, SeenPort
+from ccfd.network.snapshot import Inventory, SeenBridge, SeenControl, SeenPort
 from ccfd.vt.domains import Found
 from ccfd.vt.metadata import Owner
 from ccfd.workflow.steps import Effects
@@ -51,6 +60,8 @@ class World:
     owners: dict[tuple[str, int], str] = field(default_factory=dict)
     abouts: dict[tuple[str, int], str] = field(default_factory=dict)
     targets: dict[tuple[str, int], str] = field(default_factory=dict)
+    controls: dict[str, dict[tuple[int, str], set[str]]] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)
     namespaces: dict[int, str] = field(default_factory=dict)
     legs: dict[int, str] = field(default_factory=dict)
     dhcp_files: dict[int, Dhcp] = field(default_factory=dict)
@@ -73,6 +84,7 @@ class World:
         """Return what is there except base images, which stay cached."""
         found: dict[str, dict[Any, Any]] = {
             "bridges": self.bridges,
+            "controls": self.controls,
             "namespaces": self.namespaces,
             "legs": self.legs,
             "dhcp": self.dhcp,
@@ -141,9 +153,46 @@ class FabricTwin:
         if self._world.owners.get(at) == bridge.slice:
             self._world.bridges[at] = {}
             await self._world.halfway()
-            del self._world.owners[at], self._world.bridges[at], self._world.abouts[at]
+            del self._world.owners[at], self._world.bridges[at]
+            self._world.abouts.pop(at, None)
             self._world.targets.pop(at, None)
         await self._world.trap("fabric.remove:after", bridge)
+
+    async def join(self, part: Control) -> None:
+        await self._world.trap("fabric.join:before", part)
+        here = self._world.controls.setdefault(part.host, {})
+        self._world.addresses[part.host] = part.address
+        self._world.bridges.setdefault((part.host, 0), {})
+        here.setdefault((part.vni, part.slice), set()).update(part.uses or ())
+        await self._world.halfway()
+        self._settle(part.host)
+        await self._world.trap("fabric.join:after", part)
+
+    async def leave(self, part: Control) -> None:
+        await self._world.trap("fabric.leave:before", part)
+        here, whose = self._world.controls.get(part.host, {}), (part.vni, part.slice)
+        left = set() if part.uses is None else here.get(whose, set()) - set(part.uses)
+        here.pop(whose, None)
+        if left:
+            here[whose] = left
+        await self._world.halfway()
+        self._settle(part.host)
+        await self._world.trap("fabric.leave:after", part)
+
+    def _settle(self, host: str) -> None:
+        """Have the control bridge's tunnels, and the bridge itself, as its users need it."""
+        here = self._world.controls.get(host)
+        if not here:
+            for held in (self._world.controls, self._world.addresses):
+                held.pop(host, None)
+            self._world.bridges.pop((host, 0), None)
+            return
+        ports = self._world.bridges[host, 0]
+        for name in [name for name, port in ports.items() if port.kind == "vxlan"]:
+            del ports[name]
+        for peer in {use for uses in here.values() for use in uses} - {""}:
+            name = names.tunnel(0, peer)
+            ports[name] = Port(name=name, kind="vxlan", remote_ip=peer)
 
     async def plug(self, ports: Ports) -> None:
         await self._world.trap("fabric.plug:before", ports)
@@ -351,6 +400,7 @@ class LookTwin:
 
     def _switch(self, host: str) -> Inventory:
         here = {vni: ports for (at, vni), ports in self._world.bridges.items() if at == host}
+        shared = here.pop(0, None)
         owners = {vni: self._world.owners[host, vni] for vni in here}
         return Inventory(
             bridges=tuple(
@@ -377,6 +427,13 @@ class LookTwin:
                 )
                 for vni, ports in here.items()
                 for port in ports.values()
+            ),
+            control=None
+            if shared is None
+            else SeenControl(
+                uses={whose: frozenset(uses) for whose, uses in self._world.controls[host].items()},
+                address=self._world.addresses[host],
+                ports=frozenset(shared),
             ),
         )
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ccfd.cli import (
+    controller_commands,
     file_commands,
     look_commands,
     reconcile_commands,
@@ -42,6 +43,7 @@ app = typer.Typer(
 )
 app.add_typer(slice_commands.app, name="slice")
 app.add_typer(vm_commands.app, name="vm")
+app.add_typer(controller_commands.app, name="controller")
 app.add_typer(subnet_commands.app, name="subnet")
 app.add_typer(look_commands.host, name="host")
 app.add_typer(look_commands.network, name="network")

@@ -16,7 +16,7 @@ Controller = Annotated[
     str | None,
     typer.Option(
         metavar="CONTROLLER",
-        help=f"{controller_option.CONTROLLER_HELP}.",
+        help=controller_option.CONTROLLER_HELP,
         callback=parsed(controller_option.read_controller),
     ),
 ]

@@ -3,28 +3,31 @@
 import ipaddress
 from collections.abc import Iterator
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 from ccfd.errors import Refused
+from ccfd.handlers import vm_choice
+from ccfd.model import names
 from ccfd.model.network import Controller
+from ccfd.model.slice import PlannedVm
 from ccfd.network import endpoints
 from ccfd.requests import events
 from ccfd.settings import Network, Settings
+from ccfd.store.database import Transaction
+
+LONGEST_IMAGE = 54
+"""Letters of its image's name that a controller is called after: 63 with a dash and 8 digits."""
 
 Row = dict[str, object]
 
 
 def of_tenant(asked: events.Controller | None, settings: Settings) -> Controller | None:
-    """Return the controller at the address that was *asked* for.
+    """Return the controller at the address that was *asked* for, or None where none was.
 
     Raises `Refused` (`invalid_state`) where the address is one of ours.
     """
-    if asked is None:
+    if asked is None or asked.address is None:
         return None
-    if asked.address is None:
-        raise Refused(
-            "invalid_state",
-            "this release of ccfd makes no controllers from images yet: give address and port",
-        )
     whose = _ours(asked.address, settings)
     if whose:
         raise Refused(
@@ -32,6 +35,31 @@ def of_tenant(asked: events.Controller | None, settings: Settings) -> Controller
             f"{asked.address} is {whose}: switches are pointed at a controller of the tenant's own",
         )
     return Controller(address=asked.address, port=asked.port or events.PLAIN_PORT)
+
+
+async def make(
+    slice_name: str, island: str, image: str, settings: Settings, transaction: Transaction
+) -> PlannedVm:
+    """Decide a controller's VM from *image* and claim what it needs.
+
+    Raises `Refused` as `vm_choice.choose` does; `invalid_state` on an island without a control
+    network.
+    """
+    spec = events.VmSpec(
+        name=f"{image[:LONGEST_IMAGE]}-{uuid4().hex[:8]}",
+        image=image,
+        flavor=settings.slices.controller_flavor,
+        dhcp=False,
+    )
+    (vm,) = await vm_choice.choose(
+        slice_name, island, names.CONTROL_VNI, [spec], transaction, kind="controller"
+    )
+    return vm
+
+
+def of_vm(vm: PlannedVm) -> Controller:
+    """Return the controller that a VM is."""
+    return Controller(address=vm.ip, port=events.PLAIN_PORT, vm=vm.id)
 
 
 def to_row(controller: Controller | None) -> Row | None:

@@ -6,7 +6,7 @@ The names are stored with each workflow's steps and live as long as the database
 from typing import Protocol
 
 from ccfd.errors import Transient
-from ccfd.model.network import Bridge, BridgeChange, Dhcp, DhcpChange, Namespace, Ports
+from ccfd.model.network import Bridge, BridgeChange, Control, Dhcp, DhcpChange, Namespace, Ports
 from ccfd.model.vm import Disk, ImageListing, ImageOnHost, Machine, Start, Stop
 from ccfd.workflow.steps import Effect, Effects, Value
 
@@ -20,6 +20,8 @@ class Fabric(Protocol):
     async def change_back(self, change: BridgeChange) -> None: ...
     async def plug(self, ports: Ports) -> None: ...
     async def unplug(self, ports: Ports) -> None: ...
+    async def join(self, part: Control) -> None: ...
+    async def leave(self, part: Control) -> None: ...
     async def carries(self, ports: Ports) -> bool: ...
 
 
@@ -108,6 +110,8 @@ def effects(
         "fetch-image": Effect(ImageOnHost, images.fetch, None),
         "make-bridge": Effect(Bridge, fabric.make, fabric.remove),
         "change-bridge": Effect(BridgeChange, fabric.change, fabric.change_back),
+        # Shared with other slices: each says what it uses, and the last one takes it away.
+        "join-control": Effect(Control, fabric.join, fabric.leave),
         "add-ports": Effect(Ports, fabric.plug, fabric.unplug),
         "open-namespace": Effect(Namespace, namespaces.open, namespaces.close),
         "serve-dhcp": Effect(Dhcp, dhcp.serve, dhcp.stop),
@@ -123,6 +127,7 @@ def effects(
         "destroy-vm": Effect(Machine, domains.destroy, None),
         "remove-disk": Effect(Disk, disks.remove, None),
         "remove-ports": Effect(Ports, fabric.unplug, None),
+        "leave-control": Effect(Control, fabric.leave, None),
         "remove-bridge": Effect(Bridge, fabric.remove, None),
         "stop-dhcp": Effect(Dhcp, dhcp.stop, None),
         "close-namespace": Effect(Namespace, namespaces.close, None),

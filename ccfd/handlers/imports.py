@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from sqlalchemy import insert, select, update
 
 from ccfd.handlers.slice_events import VNI_POOL
-from ccfd.ipam import networks, pools, subnets
+from ccfd.ipam import control, networks, pools, subnets
 from ccfd.model.vm import Image
 from ccfd.settings import Settings
 from ccfd.store import tables
@@ -17,7 +17,7 @@ async def import_settings(settings: Settings, transaction: Transaction) -> None:
     # What expired while nobody ran holds no network.
     while await subnets.expire(transaction):
         pass
-    await networks.import_all(settings.network, transaction)
+    await networks.import_all(settings.network, transaction, control.kept(settings))
     await pools.define(VNI_POOL, *settings.slices.vni, transaction)
     await _hosts(settings, transaction)
     known = {row.name for row in await transaction.all(select(tables.flavor.c.name))}

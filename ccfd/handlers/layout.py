@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 from ccfd.errors import Refused
 from ccfd.handlers import tags
+from ccfd.ipam import control
 from ccfd.model import names
 from ccfd.model.network import Bridge, Dhcp, Lease, Namespace, Port, Ports
 from ccfd.model.slice import PlannedSlice, PlannedVm
-from ccfd.model.vm import Disk, ImageOnHost, Machine, Start
+from ccfd.model.vm import Disk, ImageOnHost, Link, Machine, Start
 from ccfd.settings import Settings
 
 
@@ -25,10 +26,11 @@ class Layout:
 
     def switch_of(self, host: str) -> str:
         """Return whose switch carries the VMs of *host*: its own, or the network node's."""
-        tunnel_ip = self._tunnel_ip(host)
+        tunnel_ip = self.tunnel_ip(host)
         return names.NODE if tunnel_ip == self.settings.network_node.tunnel_ip else host
 
-    def _tunnel_ip(self, host: str) -> str:
+    def tunnel_ip(self, host: str) -> str:
+        """Return where *host* ends tunnels."""
         known = next((one for one in self.settings.host if one.name == host), None)
         if known is None:
             raise Refused(
@@ -40,9 +42,11 @@ class Layout:
         """List the slice's bridges: the network node's first, then one a host that needs it."""
         by_switch: dict[str, list[PlannedVm]] = {names.NODE: []}
         for vm in planned.vms:
+            if vm.kind == "controller":  # it is on the control network
+                continue
             by_switch.setdefault(self.switch_of(vm.host), []).append(vm)
         node = self.settings.network_node.tunnel_ip
-        peers = [self._tunnel_ip(host) for host in by_switch if host != names.NODE]
+        peers = [self.tunnel_ip(host) for host in by_switch if host != names.NODE]
         about, bridges = tags.of_slice(planned), []
         for switch, vms in by_switch.items():
             if switch == names.NODE:
@@ -108,10 +112,18 @@ class Layout:
                 image=vm.image,
                 size=vm.disk,
                 hostname=vm.name,
+                link=self._link(vm),
                 ssh_keys=(*planned.ssh_keys, *([planned.ssh_key] if planned.ssh_key else [])),
             )
             for vm in vms
         )
+
+    def _link(self, vm: PlannedVm) -> Link | None:
+        """Say what a controller is told of its address: no DHCP server answers it."""
+        if vm.kind != "controller":
+            return None
+        prefix = control.configured(self.settings).cidr.partition("/")[2]
+        return Link(mac=vm.mac, address=f"{vm.ip}/{prefix}", mtu=self.settings.vm_mtu)
 
     def machines(self, planned: PlannedSlice, vms: Iterable[PlannedVm]) -> tuple[Machine, ...]:
         """Describe the libvirt domains of *vms*."""
@@ -141,7 +153,7 @@ class Layout:
                 port=Ports(
                     host=self.switch_of(vm.host),
                     slice=planned.name,
-                    vni=planned.vni,
+                    vni=names.CONTROL_VNI if vm.kind == "controller" else planned.vni,
                     ports=(self._tap(vm),),
                 ),
             )

@@ -5,7 +5,7 @@ work on.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -13,7 +13,7 @@ from ccfd.handlers import reconcile_things as things
 from ccfd.handlers.reconcile_things import Thing, WantedSlice
 from ccfd.handlers.vm_states import INTERRUPTED, Observed, Vm, observed
 from ccfd.model import names
-from ccfd.model.network import Bridge
+from ccfd.model.network import Bridge, Control, Ports
 from ccfd.model.vm import Machine
 from ccfd.network.node import SeenSlice
 from ccfd.network.snapshot import Inventory
@@ -91,6 +91,7 @@ class _Seen:
         self.node = (
             None if present.node is None else {(one.slice, one.vni): one for one in present.node}
         )
+        self.controls = {switch: one.control for switch, one in present.switches.items()}
         self.bridges = {
             (switch, one.name): one
             for switch, inventory in present.switches.items()
@@ -143,6 +144,25 @@ def _network(wanted: WantedSlice, seen: _Seen) -> Iterator[Repair]:
         why = _difference(bridge, seen) if bridge.host in seen.switches else ""
         if why:
             yield missing(things.bridge(bridge.vni, bridge.host), why)
+    for part in wanted.control:
+        why = _left_out(part, wanted.taps, seen) if part.host in seen.switches else ""
+        if why:
+            yield missing(things.control(part.vni, part.host), why)
+
+
+def _left_out(part: Control, taps: Iterable[Ports], seen: _Seen) -> str:
+    """Say what is wrong with a slice's part of the control network, or nothing."""
+    found = seen.controls[part.host]
+    if found is None:
+        return "it is not there"
+    uses = frozenset(part.uses or ())
+    if not uses <= found.uses.get((part.vni, part.slice), frozenset()):
+        return "the slice has not joined it"
+    if found.address != part.address:
+        return f"the switch's address is {found.address or 'none'}, not {part.address}"
+    ports = {names.tunnel(names.CONTROL_VNI, use) for use in uses if use}
+    ports |= {port.name for tap in taps if tap.host == part.host for port in tap.ports}
+    return f"port {min(ports - found.ports)} is not on it" if ports - found.ports else ""
 
 
 def _difference(bridge: Bridge, seen: _Seen) -> str:
@@ -229,6 +249,8 @@ def _tagged(present: Present, wanted: Wanted) -> Iterator[tuple[Thing, str]]:
         for bridge in inventory.bridges:
             if bridge.vni is not None and bridge.name == names.bridge(bridge.vni):
                 yield things.bridge(bridge.vni, switch), bridge.slice
+        for vni, slice_name in inventory.control.uses if inventory.control else ():
+            yield things.control(vni, switch), slice_name
     for one in present.node or ():
         if one.dhcp:
             yield things.dhcp(one.vni), one.slice

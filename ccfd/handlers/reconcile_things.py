@@ -7,15 +7,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ccfd.handlers import control_layout
 from ccfd.handlers.layout import Layout
 from ccfd.model import names
-from ccfd.model.network import Bridge, Dhcp, Namespace
+from ccfd.model.network import Bridge, Control, Dhcp, Namespace, Ports
 from ccfd.model.slice import PlannedSlice
 from ccfd.model.vm import Disk, Image, Machine, Start
 from ccfd.requests.events import Body
 from ccfd.workflow.steps import Steps, each, only_forward
 
-Kind = Literal["bridge", "namespace", "dhcp", "domain", "disk"]
+Kind = Literal["bridge", "namespace", "dhcp", "control", "domain", "disk"]
 
 
 class Thing(Body):
@@ -46,6 +47,11 @@ def dhcp(vni: int) -> Thing:
     return Thing(kind="dhcp", name=names.namespace(vni), host=names.NODE)
 
 
+def control(vni: int, switch: str) -> Thing:
+    """Name a slice's part of the control network on a switch."""
+    return Thing(kind="control", name=names.bridge(vni), host=switch)
+
+
 def domain(vm: str, host: str) -> Thing:
     """Name a VM's domain."""
     return Thing(kind="domain", name=names.domain(vm), host=host)
@@ -58,13 +64,18 @@ def disk(vm: str, host: str) -> Thing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WantedSlice:
-    """What a slice that nobody works on shall have. `starts` are of VMs that shall run."""
+    """What a slice that nobody works on shall have. `starts` are of VMs that shall run.
+
+    `control` are its parts of the control network, `taps` its controllers' ports there.
+    """
 
     name: str
     namespace: Namespace
     bridges: tuple[Bridge, ...]
     dhcp: tuple[Dhcp, ...]
     starts: tuple[Start, ...]
+    control: tuple[Control, ...] = ()
+    taps: tuple[Ports, ...] = ()
 
     @property
     def machines(self) -> tuple[Machine, ...]:
@@ -83,6 +94,7 @@ class WantedSlice:
                 namespace(self.vni),
                 *(bridge(one.vni, one.host) for one in self.bridges),
                 *(dhcp(one.vni) for one in self.dhcp),
+                *(control(one.vni, one.host) for one in self.control),
                 *(domain(one.vm, one.host) for one in self.machines),
             ]
         )
@@ -100,6 +112,8 @@ def wanted_slice(layout: Layout, planned: PlannedSlice, states: Mapping[str, str
         bridges=layout.bridges(planned),
         dhcp=layout.dhcp(planned),
         starts=layout.starts(planned, running),
+        control=control_layout.parts(layout, planned),
+        taps=control_layout.taps(layout, planned, planned.vms),
     )
 
 
@@ -117,11 +131,15 @@ def put_back(wanted: WantedSlice, missing: frozenset[Thing]) -> Steps:
         if bridge(one.vni, one.host) in missing or (opened and one.host == names.NODE)
     ]
     served = opened or dhcp(wanted.vni) in missing
+    joined = [one for one in wanted.control if control(one.vni, one.host) in missing]
+    switches = {one.host for one in joined}
     return only_forward(
         each("stop-dhcp", wanted.dhcp if opened else ()),
         each("open-namespace", [wanted.namespace] if opened else ())
+        + each("join-control", joined)
         + each("make-bridge", [one for one in made if one.host != names.NODE]),
         each("make-bridge", [one for one in made if one.host == names.NODE])
+        + each("add-ports", [one for one in wanted.taps if one.host in switches])
         + each("serve-dhcp", wanted.dhcp if served else ()),
         each("boot", booted),
     )
@@ -139,6 +157,13 @@ def remove(owner: str, orphans: Sequence[Thing]) -> Steps:
         each("destroy-vm", [_machine(owner, one) for one in of("domain")])
         + each("stop-dhcp", [Dhcp(slice=owner, vni=vni, address="", mtu=0) for vni in served]),
         each("remove-disk", [_disk(one) for one in of("disk")])
+        + each(
+            "leave-control",
+            [
+                Control(host=one.host, slice=owner, vni=int(one.of), address="", mtu=0)
+                for one in of("control")
+            ],
+        )
         + each(
             "remove-bridge",
             [Bridge(host=one.host, slice=owner, vni=int(one.of)) for one in of("bridge")],

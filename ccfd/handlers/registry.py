@@ -1,5 +1,6 @@
 """Every event that this release carries out."""
 
+from ccfd.handlers.controller_events import CreateController, DeleteController
 from ccfd.handlers.flavor_events import CreateFlavor, DeleteFlavor
 from ccfd.handlers.host_events import ActivateHost, DrainHost
 from ccfd.handlers.image_events import ImportImages
@@ -31,6 +32,8 @@ def handlers(settings: Settings) -> Handlers:
         RebootVm(settings),
         SuspendVm(settings),
         ResumeVm(settings),
+        CreateController(settings),
+        DeleteController(settings),
         CreateFlavor(),
         DeleteFlavor(),
         ImportImages(),

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Row
 
 from ccfd import documents
 from ccfd.errors import Refused
-from ccfd.handlers import controller_choice, vm_choice
+from ccfd.handlers import control_layout, controller_choice, vm_choice
 from ccfd.handlers.layout import Layout
 from ccfd.ipam import pools, subnets
 from ccfd.model.slice import PlannedSlice
@@ -78,6 +78,12 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
         if vni is None:
             raise Refused("network_exhausted", "every VNI of [slices] vni is in use")
         vms = await vm_choice.choose(body.slice, island, vni, body.vms, transaction)
+        controller = controller_choice.of_tenant(body.controller, self._settings)
+        if body.controller is not None and body.controller.image is not None:
+            vm = await controller_choice.make(
+                body.slice, island, body.controller.image, self._settings, transaction
+            )
+            vms, controller = (*vms, vm), controller_choice.of_vm(vm)
         pair = self._ssh_keys.make(body.slice)
         lasts = timedelta(seconds=body.expires_in or self._settings.slices.expires_in)
         planned = PlannedSlice(
@@ -88,7 +94,7 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
             ssh_keys=body.ssh_keys,
             ssh_key=pair.public if pair else None,
             vms=vms,
-            controller=controller_choice.of_tenant(body.controller, self._settings),
+            controller=controller,
             description=body.description,
             project=body.project,
             user=body.user,
@@ -128,10 +134,12 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
         return in_order(
             each("open-namespace", [layout.namespace(planned)])
             + each("make-bridge", others)
+            + each("join-control", control_layout.parts(layout, planned))
             + each("fetch-image", layout.images(planned.vms)),
             # The node's bridge comes after the namespace: a leg made anew needs plugging in.
             each("make-bridge", [node])
             + each("serve-dhcp", layout.dhcp(planned))
+            + each("add-ports", control_layout.taps(layout, planned, planned.vms))
             + each("make-disk", layout.disks(planned, planned.vms)),
             each("boot", layout.starts(planned, planned.vms)),
         )
@@ -212,6 +220,7 @@ class DeleteSlice(Handler[SliceName, PlannedSlice]):
             + each("stop-dhcp", layout.dhcp(plan)),
             each("remove-disk", layout.disks(plan, plan.vms))
             + each("remove-bridge", layout.bridges(plan))
+            + each("leave-control", control_layout.whole(layout, plan))
             + each("close-namespace", [layout.namespace(plan)]),
         )
 

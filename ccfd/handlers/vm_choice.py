@@ -8,7 +8,7 @@ from uuid import uuid4
 from sqlalchemy import insert, select, update
 
 from ccfd.errors import Refused
-from ccfd.ipam import subnets
+from ccfd.ipam import control, subnets
 from ccfd.model import names
 from ccfd.model.slice import PlannedVm
 from ccfd.model.vm import Image
@@ -19,9 +19,17 @@ from ccfd.store.database import Transaction
 
 
 async def choose(
-    slice_name: str, island: str, vni: int, specs: Sequence[VmSpec], transaction: Transaction
+    slice_name: str,
+    island: str,
+    vni: int,
+    specs: Sequence[VmSpec],
+    transaction: Transaction,
+    *,
+    kind: str = "slice",
 ) -> tuple[PlannedVm, ...]:
     """Decide *specs* and claim what they need; the VMs' rows say `building`.
+
+    VMs of the *kind* `controller` have their addresses on the control network, with VNI *vni*.
 
     Raises `Refused`: `vm_exists`, `flavor_not_found`, `image_not_found`, `host_not_found`,
     `no_valid_host`, `address_exhausted`.
@@ -52,7 +60,10 @@ async def choose(
     hosts = placement.place(await claims.snapshot(slice_name, transaction), wants)
     vms = []
     for spec, vm, want, image, host in zip(specs, ids, wants, images, hosts, strict=True):
-        ip = await subnets.allocate(slice_name, vm, transaction)
+        if kind == "controller":
+            ip = await control.take(vm, island, transaction)
+        else:
+            ip = await subnets.allocate(slice_name, vm, transaction)
         vms.append(
             PlannedVm(
                 id=vm,
@@ -66,6 +77,7 @@ async def choose(
                 flavor=spec.flavor,
                 image=image,
                 dhcp=spec.dhcp,
+                kind=kind,
                 created_at=transaction.now,
             )
         )
@@ -89,7 +101,10 @@ async def adopt(
         return
     await _refuse_known(slice_name, [vm.name for vm in vms], transaction)
     for vm in vms:
-        await subnets.claim_address(slice_name, vm.ip, vm.id, transaction)
+        if vm.kind == "controller":
+            await control.claim(vm.ip, vm.id, transaction)
+        else:
+            await subnets.claim_address(slice_name, vm.ip, vm.id, transaction)
     await claims.adopt(map(_claim, vms), transaction)
     await transaction.execute(insert(tables.vm), _rows(slice_name, vms, states))
 
@@ -166,7 +181,10 @@ async def release(vms: Iterable[PlannedVm], transaction: Transaction) -> None:
     """Give back what `choose` claimed for *vms*; their rows are the caller's business."""
     held = list(vms)
     for vm in held:
-        await subnets.release_address(vm.ip, transaction)
+        if vm.kind == "controller":
+            await control.give_back(vm.ip, transaction)
+        else:
+            await subnets.release_address(vm.ip, transaction)
     await claims.free(map(_claim, held), transaction)
 
 

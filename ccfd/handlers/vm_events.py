@@ -1,48 +1,27 @@
 """The story of `vm.create` and `vm.delete`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
 from sqlalchemy import and_, delete, insert, select, update
+from sqlalchemy.engine import Row
 
 from ccfd import documents
 from ccfd.errors import CcfdError, Refused
-from ccfd.handlers import one_vm, vm_choice
+from ccfd.handlers import one_vm, vm_choice, vm_steps
 from ccfd.handlers.layout import Layout
 from ccfd.handlers.slice_events import planned_slice
+from ccfd.handlers.vm_steps import VmPlan
 from ccfd.ipam import subnets
-from ccfd.model.network import DhcpChange
-from ccfd.model.slice import PlannedSlice, PlannedVm
 from ccfd.requests.events import VmCreate, VmDelete
 from ccfd.settings import Settings
 from ccfd.store import tables
 from ccfd.store.database import Transaction
 from ccfd.workflow.handler import Done, Handler
 from ccfd.workflow.intervene import close
-from ccfd.workflow.steps import Stage, Steps, each, in_order, only_forward
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VmPlan:
-    """A VM that comes or goes, and the slice with it and without it."""
-
-    vm: PlannedVm
-    without: PlannedSlice
-
-    @property
-    def within(self) -> PlannedSlice:
-        """The slice with the VM."""
-        return replace(self.without, vms=(*self.without.vms, self.vm))
-
-
-def _dhcp(layout: Layout, before: PlannedSlice, after: PlannedSlice) -> Stage:
-    changes = zip(layout.dhcp(before), layout.dhcp(after), strict=True)
-    return each(
-        "change-dhcp",
-        [DhcpChange(before=old, after=new) for old, new in changes if old != new],
-    )
+from ccfd.workflow.steps import Steps
 
 
 class CreateVm(Handler[VmCreate, VmPlan]):
@@ -79,16 +58,7 @@ class CreateVm(Handler[VmCreate, VmPlan]):
 
     def steps(self, plan: VmPlan) -> Steps:
         """List what will happen, in order."""
-        layout, within = self._layout, plan.within
-        bridges, ports = layout.grown(plan.without, within)
-        return in_order(
-            each("make-bridge", bridges)
-            + each("add-ports", ports)
-            + each("fetch-image", layout.images([plan.vm])),
-            _dhcp(layout, plan.without, within)
-            + each("make-disk", layout.disks(within, [plan.vm])),
-            each("boot", layout.starts(within, [plan.vm])),
-        )
+        return vm_steps.coming(self._layout, plan)
 
     async def settle(
         self, plan: VmPlan, values: Sequence[dict[str, Any] | None], transaction: Transaction
@@ -136,7 +106,10 @@ class CreateVm(Handler[VmCreate, VmPlan]):
 
 
 class DeleteVm(Handler[VmDelete, VmPlan]):
-    """Take a VM away, and the slice's network from its host where no other VM needs it."""
+    """Take a VM away, and the slice's network from its host where no other VM needs it.
+
+    A slice whose controller it was forwards by itself again.
+    """
 
     event = "vm.delete"
     body = VmDelete
@@ -156,6 +129,7 @@ class DeleteVm(Handler[VmDelete, VmPlan]):
         )
         if row is None:
             raise Refused("vm_not_found", f"there is no VM {body.vm}")
+        self.check(row)
         slice_row = await transaction.one(
             select(tables.slices).where(tables.slices.c.name == row.slice)
         )
@@ -166,19 +140,22 @@ class DeleteVm(Handler[VmDelete, VmPlan]):
         vm = next(vm for vm in planned.vms if vm.id == row.id)
         await vm_choice.set_state([vm.id], "deleting", transaction)
         others = tuple(other for other in planned.vms if other.id != vm.id)
-        return VmPlan(vm=vm, without=replace(planned, vms=others))
+        without = replace(planned, vms=others)
+        if planned.controller is not None and planned.controller.vm == vm.id:
+            without = replace(without, controller=None)
+            await transaction.execute(
+                update(tables.slices)
+                .where(tables.slices.c.name == row.slice)
+                .values(controller=None)
+            )
+        return VmPlan(vm=vm, without=without)
+
+    def check(self, row: Row[Any]) -> None:
+        """Raise `Refused` where this event is not for such a VM."""
 
     def steps(self, plan: VmPlan) -> Steps:
         """List what will happen, in order."""
-        layout, within = self._layout, plan.within
-        bridges, ports = layout.grown(plan.without, within)
-        return only_forward(
-            each("destroy-vm", layout.machines(within, [plan.vm])),
-            each("remove-disk", layout.disks(within, [plan.vm]))
-            + each("remove-ports", ports)
-            + each("remove-bridge", bridges)
-            + _dhcp(layout, within, plan.without),
-        )
+        return vm_steps.going(self._layout, plan)
 
     async def settle(
         self, plan: VmPlan, values: Sequence[dict[str, Any] | None], transaction: Transaction
@@ -188,5 +165,6 @@ class DeleteVm(Handler[VmDelete, VmPlan]):
         await transaction.execute(delete(tables.vm).where(tables.vm.c.id == plan.vm.id))
         creation = tables.request.c.plan["vm"]["id"].as_string() == plan.vm.id
         key = tables.request.c.key == f"slice:{plan.without.name}"
-        await close(and_(key, tables.request.c.type == CreateVm.event, creation), transaction)
+        made = tables.request.c.type.in_((CreateVm.event, "controller.create"))
+        await close(and_(key, made, creation), transaction)
         return {"vm": plan.vm.id, "deleted": True}

@@ -11,11 +11,11 @@ from sqlalchemy import select
 
 from ccfd import settings
 from ccfd.errors import Refused
-from ccfd.ipam import networks, pools, quick, subnets
+from ccfd.ipam import control, networks, quick, subnets
 from ccfd.requests.decode import validated
 from ccfd.requests.events import SubnetCreate, SubnetOwner
 from ccfd.store.database import Database, Transaction
-from ccfd.store.tables import network, vm
+from ccfd.store.tables import vm
 
 TIMEOUT = 120
 ISLAND = "default"
@@ -128,18 +128,7 @@ class Ipam:
         Raises `Refused` (`invalid_state`): it is not taken.
         """
         number = _number(ip)
-
-        async def give_back(transaction: Transaction) -> bool:
-            cidr = await transaction.scalar(
-                select(network.c.cidr).where(
-                    network.c.type == 0, network.c.first <= number, network.c.last >= number
-                )
-            )
-            return cidr is not None and await pools.give_back(
-                networks.pool_of(cidr), number, transaction
-            )
-
-        if not await self._database.run(give_back):
+        if not await self._database.run(lambda tx: control.give_back(ip, tx)):
             raise _not_taken(number)
         return True
 

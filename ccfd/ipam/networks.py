@@ -1,8 +1,9 @@
 """How the networks of the settings get into the database, and what of them is used."""
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import delete, func, insert, not_, select, update
@@ -31,13 +32,14 @@ class Span:
     gateway: str | None
 
     @classmethod
-    def of(cls, configured: settings.Network) -> "Span":
-        """Read it from the settings."""
+    def of(cls, configured: settings.Network, kept: int = 0) -> "Span":
+        """Read it from the settings; the last *kept* addresses are not given out."""
         interface = ipaddress.IPv4Interface(configured.cidr)
         whole = interface.network
         first, last = int(whole.network_address), int(whole.broadcast_address)
         if configured.type != 1:
-            first, last = max(int(interface.ip), first + 1), last - 1
+            first = max(int(interface.ip), first + 1)
+            last = max(first, last - 1 - kept)
         return cls(
             cidr=str(whole) if configured.type == 1 else configured.cidr,
             type=configured.type,
@@ -59,12 +61,17 @@ def _numbers(kind: int, first: int, last: int) -> tuple[int, int]:
     return (first // places.BLOCK, last // places.BLOCK) if kind == 1 else (first, last)
 
 
-async def import_all(configured: Sequence[settings.Network], transaction: Transaction) -> None:
+async def import_all(
+    configured: Sequence[settings.Network],
+    transaction: Transaction,
+    kept: Mapping[str, int] = MappingProxyType({}),
+) -> None:
     """Make the networks those of the settings: new, larger or smaller, gone.
 
+    The last *kept* addresses of a network (by its CIDR) are not given out.
     Raises `Refused` (`subnet_in_use`), naming what would lose its network.
     """
-    wanted = [Span.of(one) for one in configured]
+    wanted = [Span.of(one, kept.get(one.cidr, 0)) for one in configured]
     spans = {(span.cidr, span.type): span for span in wanted}
     known = {(row.cidr, row.type): row for row in await transaction.all(select(network))}
     leaving = {key: row for key, row in known.items() if key not in spans}

@@ -12,6 +12,8 @@ NODE = "node"
 """The network node where it stands in place of a host's name (see `is_reserved`)."""
 
 PREFIX = "ccf-"
+CONTROL_VNI = 0
+"""The VNI of the control network, which no slice has: its bridge is `ccf-0` everywhere."""
 
 
 def bridge(vni: int) -> str:

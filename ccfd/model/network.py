@@ -69,6 +69,23 @@ class BridgeChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """What one slice (`slice`, `vni`) needs of the control network on the switch of `host`.
+
+    `address` is that switch's own on it, with its prefix; `mtu` in bytes. Each of `uses` is the
+    tunnel address of a switch to be reached from here, or empty for the bridge itself; None means
+    all that the slice uses here.
+    """
+
+    host: str
+    slice: str
+    vni: int
+    address: str
+    mtu: int
+    uses: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Ports that join, or leave, a bridge that stands already."""
 

@@ -57,8 +57,20 @@ class ImageOnHost:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """The address (with its prefix) and MTU in bytes that a VM gives its link with this MAC."""
+
+    mac: str
+    address: str
+    mtu: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Disk:
-    """A VM's overlay on its base image (`size` in GiB) and its cloud-init seed."""
+    """A VM's overlay on its base image (`size` in GiB) and its cloud-init seed.
+
+    Without `link` the VM asks a DHCP server.
+    """
 
     host: str
     vm: str
@@ -66,6 +78,7 @@ class Disk:
     size: int
     hostname: str
     ssh_keys: tuple[str, ...] = ()
+    link: Link | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

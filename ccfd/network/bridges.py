@@ -14,18 +14,20 @@ from ccfd.model.network import Bridge, Ports
 from ccfd.network import controllers
 from ccfd.network.changes import (
     ABOUT,
+    CONTROL,
     SLICE,
     VNI,
     Change,
     Snapshot,
     Switch,
     guarded,
+    insert_bridge,
     mutate,
     mutate_ports,
     update,
     written,
 )
-from ccfd.network.ports import insert_ports, join, local_port, ports_of
+from ccfd.network.ports import Local, insert_ports, join_ports, ports_of
 from ccfd.network.rows import BridgeRow, to_uuids
 
 MAC_TABLE_SIZE = 4096
@@ -42,10 +44,11 @@ def make(wanted: Bridge, switch: Switch, seen: Snapshot) -> Change:
         _insert_bridge(wanted, switch, seen, change)
         return change
     _check_owner(wanted, seen.bridge)
-    kept = {names.bridge(wanted.vni), *(port.name for port in wanted.ports)}
+    local = names.bridge(wanted.vni)
+    kept = {local, *(port.name for port in wanted.ports)}
     leaving = [port for port in ports_of(wanted.host, switch, seen) if port.name not in kept]
     _correct_bridge(wanted, switch, seen, seen.bridge, change)
-    join(wanted, switch, seen, change, whole=True)
+    join_ports(wanted, switch, seen, (Local(local), *wanted.ports), change)
     if leaving:
         change.ops.append(mutate_ports(seen.bridge, "delete", to_uuids(p.uuid for p in leaving)))
     return guarded(seen.bridge, change)
@@ -61,14 +64,14 @@ def plug(wanted: Ports, switch: Switch, seen: Snapshot) -> Change:
         )
     _check_owner(wanted, seen.bridge)
     change = Change()
-    join(wanted, switch, seen, change, whole=False)
+    join_ports(wanted, switch, seen, wanted.ports, change)
     return guarded(seen.bridge, change)
 
 
 def unplug(unwanted: Ports, seen: Snapshot) -> Change:
     """Remove these ports; a bridge that is not this slice's is left alone."""
     change = Change()
-    if seen.bridge is None or owner(seen.bridge) != unwanted.slice:
+    if seen.bridge is None or not _is_whose(unwanted, seen.bridge):
         return change
     leaving = {port.name for port in unwanted.ports}
     ids = [port.uuid for port in seen.ports if port.name in leaving]
@@ -116,8 +119,15 @@ def hardware_address(vni: int, host: str) -> str:
     return ":".join(f"{byte:02x}" for byte in (0x06, *digest[:5]))
 
 
+def _is_whose(ports: Bridge | Ports, bridge: BridgeRow) -> bool:
+    """Tell whether these ports may be on the bridge: their slice's, or that of controllers."""
+    if ports.vni == names.CONTROL_VNI:
+        return CONTROL in bridge.external_ids
+    return owner(bridge) == ports.slice
+
+
 def _check_owner(wanted: Bridge | Ports, bridge: BridgeRow) -> None:
-    if owner(bridge) == wanted.slice:
+    if _is_whose(wanted, bridge):
         return
     whose = f"of slice {owner(bridge)}" if owner(bridge) else "not made by ccfd"
     raise Refused(
@@ -146,30 +156,11 @@ def _bridge_columns(wanted: Bridge, switch: Switch, present: BridgeRow | None) -
 
 
 def _insert_bridge(wanted: Bridge, switch: Switch, seen: Snapshot, change: Change) -> None:
-    name = names.bridge(wanted.vni)
-    change.ops.append(
-        {
-            "op": "wait",
-            "table": "Bridge",
-            "where": [["name", "==", name]],
-            "columns": ["name"],
-            "until": "==",
-            "rows": [],
-            "timeout": 0,
-        }
-    )
-    ports = insert_ports(wanted, switch, seen, (local_port(wanted.vni), *wanted.ports), change)
+    own = Local(names.bridge(wanted.vni))
+    rows = insert_ports(wanted, switch, seen, (own, *wanted.ports), change)
     columns = written(_bridge_columns(wanted, switch, None))
-    columns |= controllers.attach(wanted.controller, (), change)
-    change.ops += [
-        {
-            "op": "insert",
-            "table": "Bridge",
-            "uuid-name": "bridge",
-            "row": {"name": name, **columns, "ports": ["set", ports]},
-        },
-        mutate("Open_vSwitch", [], ["bridges", "insert", ["set", [["named-uuid", "bridge"]]]]),
-    ]
+    columns |= controllers.attach(controllers.dialled(wanted.controller), (), change)
+    insert_bridge(names.bridge(wanted.vni), columns, rows, change)
 
 
 def _correct_bridge(
@@ -177,6 +168,6 @@ def _correct_bridge(
 ) -> None:
     columns = _bridge_columns(wanted, switch, present)
     wrong = {name: value for name, value in columns.items() if getattr(present, name) != value}
-    wrong |= controllers.attach(wanted.controller, seen.controllers, change)
+    wrong |= controllers.attach(controllers.dialled(wanted.controller), seen.controllers, change)
     if wrong:
         change.ops.append(update("Bridge", present.uuid, wrong))

@@ -17,6 +17,8 @@ ABOUT = "ccf-about"
 VM = "ccf-vm"
 HOST = "ccf-host"
 IFINDEX = "ccf-ifindex"
+CONTROL = "ccf-control"
+USE = "ccf-use"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +82,32 @@ def guarded(bridge: BridgeRow, change: Change) -> Change:
             },
         )
     return change
+
+
+def insert_bridge(
+    name: str, columns: Mapping[str, Any], ports: list[list[str]], change: Change
+) -> None:
+    """Insert a bridge with *ports*, if there is still none of its name."""
+    absent = {
+        "op": "wait",
+        "table": "Bridge",
+        "where": [["name", "==", name]],
+        "columns": ["name"],
+        "until": "==",
+        "rows": [],
+        "timeout": 0,
+    }
+    change.ops = [
+        absent,
+        *change.ops,
+        {
+            "op": "insert",
+            "table": "Bridge",
+            "uuid-name": "bridge",
+            "row": {"name": name, **columns, "ports": ["set", ports]},
+        },
+        mutate("Open_vSwitch", [], ["bridges", "insert", ["set", [["named-uuid", "bridge"]]]]),
+    ]
 
 
 def with_fresh(seen: Snapshot, fresh: set[str]) -> Snapshot:

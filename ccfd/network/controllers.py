@@ -6,6 +6,7 @@ and controller find each other outside of the bridge (`out-of-band`), so that a 
 cannot cut the connection, nor can what the tenant sends get into it.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from ccfd.model.network import Controller
@@ -29,38 +30,39 @@ def bridge_columns(wanted: Controller | None) -> dict[str, Any]:
     }
 
 
-def attach(
-    wanted: Controller | None, present: tuple[ControllerRow, ...], change: Change
-) -> dict[str, Any]:
-    """Have the bridge dial *wanted* and nobody else; return what the Bridge row must be set to.
-
-    A row that nothing refers to any more goes by itself; a new one is dialled at once.
-    """
+def dialled(wanted: Controller | None) -> ControllerRow | None:
+    """Return the row by which a bridge dials *wanted*."""
     if wanted is None:
-        return {"controller": to_uuids([])} if present else {}
-    if [_told(row) for row in present] == [_told(_row(wanted))]:
-        return {}
-    row = _row(wanted)
-    change.ops.append(
-        {
-            "op": "insert",
-            "table": "Controller",
-            "uuid-name": "controller",
-            "row": {
-                "target": row.target,
-                "connection_mode": row.connection_mode,
-                "controller_rate_limit": row.rate_limit,
-            },
-        }
-    )
-    return {"controller": ["named-uuid", "controller"]}
-
-
-def _row(wanted: Controller) -> ControllerRow:
+        return None
     return ControllerRow(
         uuid="", target=wanted.target, connection_mode=OUT_OF_BAND, rate_limit=RATE_LIMIT
     )
 
 
-def _told(row: ControllerRow) -> tuple[str, str | None, int | None]:
-    return row.target, row.connection_mode, row.rate_limit
+def attach(
+    wanted: ControllerRow | None, present: tuple[ControllerRow, ...], change: Change
+) -> dict[str, Any]:
+    """Have the bridge the controller *wanted* and no other; return what its row must be set to.
+
+    A row that nothing refers to any more goes by itself; a new one is dialled at once.
+    """
+    if wanted is None:
+        return {"controller": to_uuids([])} if present else {}
+    if [replace(row, uuid="") for row in present] == [wanted]:
+        return {}
+    columns = {
+        "target": wanted.target,
+        "connection_mode": wanted.connection_mode,
+        "controller_rate_limit": wanted.rate_limit,
+        "local_ip": wanted.local_ip,
+        "local_netmask": wanted.local_netmask,
+    }
+    change.ops.append(
+        {
+            "op": "insert",
+            "table": "Controller",
+            "uuid-name": "controller",
+            "row": {name: value for name, value in columns.items() if value is not None},
+        }
+    )
+    return {"controller": ["named-uuid", "controller"]}

@@ -9,8 +9,8 @@ import structlog
 
 from ccfd.errors import Refused, Transient
 from ccfd.model import names
-from ccfd.model.network import Bridge, BridgeChange, Port, Ports
-from ccfd.network import bridges
+from ccfd.model.network import Bridge, BridgeChange, Control, Port, Ports
+from ccfd.network import bridges, control
 from ccfd.network.changes import Change, Snapshot, Switch, with_fresh
 from ccfd.network.ovsdb import OperationError, Ovsdb
 from ccfd.network.snapshot import Inventory, read_bridge, read_down, read_inventory
@@ -148,6 +148,19 @@ class Fabric:
         except TimeoutError:
             log.warning("links are down after a start", host=ports.host, links=down)
         return not down
+
+    async def join(self, part: Control) -> None:
+        """Give a slice its part of the control network on a switch, which it may share."""
+        db, switch = self._switch(part.host)
+        bridge = Ports(host=part.host, slice=part.slice, vni=names.CONTROL_VNI, ports=())
+        tunnels = [names.tunnel(names.CONTROL_VNI, use) for use in part.uses or () if use]
+        await self._converge(db, bridge, tunnels, lambda seen: control.join(part, switch, seen))
+
+    async def leave(self, part: Control) -> None:
+        """Take a slice's part of the control network away, and what nobody else needs of it."""
+        db, switch = self._switch(part.host)
+        bridge = Ports(host=part.host, slice=part.slice, vni=names.CONTROL_VNI, ports=())
+        await self._converge(db, bridge, [], lambda seen: control.leave(part, switch, seen))
 
     async def probe(self, host: str) -> None:
         """Raise `Transient` unless the host's database answers and ovs-vswitchd keeps up."""

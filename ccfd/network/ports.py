@@ -36,14 +36,10 @@ LAST_NUMBER = 0x7EFF
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """The bridge's own port, which Open vSwitch wants each bridge to have."""
+    """The bridge's own port, which Open vSwitch wants each bridge to have; `mtu` in bytes."""
 
     name: str
-
-
-def local_port(vni: int) -> Local:
-    """Describe the own port of slice *vni*'s bridge."""
-    return Local(names.bridge(vni))
+    mtu: int | None = None
 
 
 def ports_of(host: str, switch: Switch, seen: Snapshot) -> list[PortRow]:
@@ -61,14 +57,17 @@ def ports_of(host: str, switch: Switch, seen: Snapshot) -> list[PortRow]:
     ]
 
 
-def join(
-    wanted: Bridge | Ports, switch: Switch, seen: Snapshot, change: Change, *, whole: bool
+def join_ports(
+    wanted: Bridge | Ports,
+    switch: Switch,
+    seen: Snapshot,
+    ports: tuple[Port | Local, ...],
+    change: Change,
 ) -> None:
-    """Insert the ports that are missing, correct those that differ; *whole*: the own one, too."""
+    """Insert those of *ports* that are missing on the bridge, correct those that differ."""
     assert seen.bridge is not None
     interfaces = {row.name: row for row in seen.interfaces}
     present = {row.name for row in seen.ports}
-    ports = ((local_port(wanted.vni),) if whole else ()) + wanted.ports
     missing = tuple(
         port for port in ports if port.name not in interfaces or port.name not in present
     )
@@ -146,11 +145,11 @@ def _interface_columns(
     wanted: Bridge | Ports, switch: Switch, port: Port | Local, present: InterfaceRow | None
 ) -> dict[str, Any]:
     if isinstance(port, Local):
-        return {"type": "internal"}
+        return {"type": "internal"} | ({} if port.mtu is None else {"mtu_request": port.mtu})
     ids = dict(present.external_ids) if present else {}
     for key in (VM, "iface-id", "attached-mac"):
         ids.pop(key, None)
-    ids |= {SLICE: wanted.slice, HOST: wanted.host}
+    ids |= {HOST: wanted.host} | ({SLICE: wanted.slice} if wanted.slice else {})
     if port.vm is not None:
         ids |= {VM: port.vm, "iface-id": port.vm}
     if port.mac is not None:

@@ -20,7 +20,14 @@ BRIDGE_COLUMNS = [
     "protocols",
 ]
 PORT_COLUMNS = ["_uuid", "name", "interfaces"]
-CONTROLLER_COLUMNS = ["_uuid", "target", "connection_mode", "controller_rate_limit"]
+CONTROLLER_COLUMNS = [
+    "_uuid",
+    "target",
+    "connection_mode",
+    "controller_rate_limit",
+    "local_ip",
+    "local_netmask",
+]
 INTERFACE_COLUMNS = [
     "_uuid",
     "name",
@@ -31,6 +38,7 @@ INTERFACE_COLUMNS = [
     "ofport_request",
     "ifindex",
     "error",
+    "mtu_request",
 ]
 
 
@@ -51,12 +59,17 @@ class BridgeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerRow:
-    """A row of table Controller: `rate_limit` in packets a second."""
+    """A row of table Controller: `rate_limit` in packets a second.
+
+    `local_ip` and `local_netmask` are what the bridge's own link has on the host.
+    """
 
     uuid: str
     target: str
     connection_mode: str | None
-    rate_limit: int | None
+    rate_limit: int | None = None
+    local_ip: str | None = None
+    local_netmask: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +94,7 @@ class InterfaceRow:
     ofport_request: int | None = None
     ifindex: int = 0
     error: str | None = None
+    mtu_request: int | None = None
 
 
 def bridge_row(row: Mapping[str, Any]) -> BridgeRow:
@@ -105,6 +119,8 @@ def controller_row(row: Mapping[str, Any]) -> ControllerRow:
         target=row["target"],
         connection_mode=_optional(row["connection_mode"]),
         rate_limit=_optional(row["controller_rate_limit"]),
+        local_ip=_optional(row["local_ip"]),
+        local_netmask=_optional(row["local_netmask"]),
     )
 
 
@@ -125,6 +141,7 @@ def interface_row(row: Mapping[str, Any]) -> InterfaceRow:
         ofport_request=_optional(row["ofport_request"]),
         ifindex=_optional(row["ifindex"]) or 0,
         error=_optional(row["error"]),
+        mtu_request=_optional(row["mtu_request"]),
     )
 
 

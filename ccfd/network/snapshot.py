@@ -1,9 +1,10 @@
 """Reads what a switch's database holds at the moment: of one bridge, or of all that is ours."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ccfd.model import names
+from ccfd.network import control
 from ccfd.network.changes import ABOUT, HOST, SLICE, VM, VNI, Snapshot
 from ccfd.network.ovsdb import DATABASE, Operation, Ovsdb, Result
 from ccfd.network.rows import (
@@ -11,6 +12,9 @@ from ccfd.network.rows import (
     CONTROLLER_COLUMNS,
     INTERFACE_COLUMNS,
     PORT_COLUMNS,
+    BridgeRow,
+    ControllerRow,
+    PortRow,
     bridge_row,
     controller_row,
     interface_row,
@@ -52,11 +56,25 @@ class SeenPort:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SeenControl:
+    """The control network on a switch.
+
+    `uses` are as in `model.network.Control`, by the VNI and the name of the slice; `address` is
+    the switch's own with its prefix, or empty; `ports` are all names of ports on the bridge.
+    """
+
+    uses: Mapping[tuple[int, str], frozenset[str]]
+    address: str
+    ports: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Inventory:
-    """All that one switch holds of ours."""
+    """All that one switch holds of ours; `control` is None where it is not on that network."""
 
     bridges: tuple[SeenBridge, ...]
     ports: tuple[SeenPort, ...]
+    control: SeenControl | None = None
 
 
 async def read_bridge(db: Ovsdb, vni: int, wanted: Iterable[str]) -> Snapshot:
@@ -110,14 +128,11 @@ async def read_inventory(db: Ovsdb) -> Inventory:
             _select("Controller", [], CONTROLLER_COLUMNS),
         ]
     )
-    targets = {row.uuid: row.target for row in map(controller_row, controllers_result["rows"])}
+    controllers = {row.uuid: row for row in map(controller_row, controllers_result["rows"])}
     bridges = [bridge_row(row) for row in bridges_result["rows"]]
+    ports = [port_row(row) for row in ports_result["rows"]]
     bridge_of_port = {uuid: bridge.name for bridge in bridges for uuid in bridge.ports}
-    bridge_of = {
-        uuid: bridge_of_port.get(port.uuid)
-        for port in map(port_row, ports_result["rows"])
-        for uuid in port.interfaces
-    }
+    bridge_of = {uuid: bridge_of_port.get(port.uuid) for port in ports for uuid in port.interfaces}
     return Inventory(
         bridges=tuple(
             SeenBridge(
@@ -125,7 +140,7 @@ async def read_inventory(db: Ovsdb) -> Inventory:
                 slice=bridge.external_ids[SLICE],
                 vni=_number(bridge.external_ids.get(VNI)),
                 about=bridge.external_ids.get(ABOUT, ""),
-                targets=tuple(sorted(targets[uuid] for uuid in bridge.controllers)),
+                targets=tuple(sorted(controllers[uuid].target for uuid in bridge.controllers)),
                 secure=bridge.fail_mode == "secure",
             )
             for bridge in sorted(bridges, key=lambda bridge: bridge.name)
@@ -147,6 +162,20 @@ async def read_inventory(db: Ovsdb) -> Inventory:
             )
             if SLICE in row.external_ids
         ),
+        control=next(
+            (_control(row, controllers, ports) for row in bridges if control.is_control(row)), None
+        ),
+    )
+
+
+def _control(
+    bridge: BridgeRow, controllers: Mapping[str, ControllerRow], ports: Iterable[PortRow]
+) -> SeenControl:
+    rows = [controllers[uuid] for uuid in bridge.controllers]
+    return SeenControl(
+        uses=control.uses_of(bridge),
+        address=control.address_of(rows),
+        ports=frozenset(port.name for port in ports if port.uuid in bridge.ports),
     )
 
 

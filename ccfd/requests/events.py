@@ -207,6 +207,14 @@ class VmPower(Body):
     force: bool = False
 
 
+class ControllerCreate(Body):
+    """Give a slice a controller from an image."""
+
+    slice: Name
+    image_name: Name
+    island: Name | None = None
+
+
 class FlavorCreate(Body):
     """Give a size of VMs a name."""
 

@@ -75,7 +75,7 @@ def _overlay(session: Session, pool: api.Pool, disk: Disk, base: str) -> None:
 
 def _seed(session: Session, pool: api.Pool, disk: Disk) -> None:
     name = names.seed_volume(disk.vm)
-    wanted = seed.build(disk.vm, disk.hostname, disk.ssh_keys)
+    wanted = seed.build(disk.vm, disk.hostname, disk.ssh_keys, disk.link)
     present = volumes.find(pool, name)
     if present is not None:
         if volumes.length(present) == len(wanted) and wanted == b"".join(

@@ -84,10 +84,13 @@ def each(name: str, values: Iterable[Any]) -> Stage:
     )
 
 
-def in_order(*stages: Stage) -> Steps:
-    """Carry out *stages* one after another, undoing all when one fails; empty ones fall away."""
+def in_order(*stages: Stage, then: Iterable[Stage] = ()) -> Steps:
+    """Carry out *stages* one after another, undoing all when one fails; empty ones fall away.
+
+    What comes *then*, once all of them are done, is never undone.
+    """
     kept = tuple(stage for stage in stages if stage)
-    return Steps(kept, pivot=len(kept))
+    return Steps((*kept, *(stage for stage in then if stage)), pivot=len(kept))
 
 
 def only_forward(*stages: Stage) -> Steps:

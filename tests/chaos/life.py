@@ -142,10 +142,12 @@ async def _is_over(number: int, harness: Harness) -> bool:
 async def resolved(ask: Send, harness: Harness) -> Send:
     """Put the id of the VM in the place of its name."""
     kind, body = ask
-    if kind != "vm.delete":
+    if kind not in ("vm.delete", "controller.delete"):
         return ask
+    # A controller's name is another each time.
+    named = {"name": body["vm"]} if kind == "vm.delete" else {"kind": "controller"}
     async with harness.database.read() as transaction:
-        page = await COLLECTIONS["vms"].page(1, None, {"name": body["vm"]}, transaction)
+        page = await COLLECTIONS["vms"].page(1, None, named, transaction)
     # A copy of a request that was carried out: the message still says the id.
     known: list[dict[str, Any]] = page["items"]
     return kind, {"vm": known[0]["vm"] if known else "gone"}

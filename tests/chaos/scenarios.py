@@ -76,6 +76,12 @@ OWN = {"address": "198.51.100.9", "port": 6653}
 ATTACH = ("slice.update", {"slice": SLICE, "controller": OWN})
 DETACH = ("slice.update", {"slice": SLICE, "controller": None})
 
+IMAGE = {"image": "tiny"}
+CONTROL = ("controller.create", {"slice": SLICE, "image_name": "tiny"})
+UNCONTROL = ("controller.delete", {"vm": "its"})
+ATTACH_VM = ("slice.update", {"slice": SLICE, "controller": IMAGE})
+NO_BOOT_ANYWHERE = (("domains.boot:after", "h1"), ("domains.boot:after", "h2"))
+
 NO_BOOT = ("domains.boot:before", "b")
 BOOT_LOST = ("domains.boot:after", "b")
 
@@ -127,7 +133,7 @@ SCENARIOS = (
     ),
     Scenario(story="the last of its host", before=(create(A, B),), asks=(SHRINK,)),
     Scenario(story="one of two", before=(create(A, SECOND),), asks=(SHRINK,)),
-    Scenario(story="on a controller of the tenant's", asks=(create(A, B, controller=OWN),)),
+    Scenario(story="on a controller elsewhere", asks=(create(A, B, controller=OWN),)),
     Scenario(story="attached", before=(create(A, B),), asks=(ATTACH,)),
     Scenario(story="detached", before=(create(A, B, controller=OWN),), asks=(DETACH,)),
     Scenario(
@@ -140,6 +146,37 @@ SCENARIOS = (
         story="told only",
         before=(create(A),),
         asks=(("slice.update", {"slice": SLICE, "description": "new", "expires_in": 3600}),),
+    ),
+    Scenario(story="with a controller VM", asks=(create(A, B, controller=IMAGE),)),
+    Scenario(
+        story="with a controller VM, refused on the control network",
+        asks=(create(A, B, controller=IMAGE),),
+        refuses=(("fabric.join:after", "h2"),),
+    ),
+    Scenario(
+        story="with a controller VM", before=(create(A, B, controller=IMAGE),), asks=(DELETE,)
+    ),
+    Scenario(story="with a controller VM", before=(create(A, controller=IMAGE),), asks=(GROW,)),
+    Scenario(
+        story="with a controller VM", before=(create(A, B, controller=IMAGE),), asks=(SHRINK,)
+    ),
+    Scenario(story="done", before=(create(A, B),), asks=(CONTROL,)),
+    Scenario(story="boot lost", before=(create(A, B),), asks=(CONTROL,), refuses=NO_BOOT_ANYWHERE),
+    Scenario(
+        story="refused by a bridge",
+        before=(create(A, B),),
+        asks=(CONTROL,),
+        refuses=(("fabric.change:before", "h2"),),
+    ),
+    Scenario(story="refused in deciding", before=(create(controller=OWN),), asks=(CONTROL,)),
+    Scenario(story="done", before=(create(A, B, controller=IMAGE),), asks=(UNCONTROL,)),
+    Scenario(story="to a VM", before=(create(A, B, controller=OWN),), asks=(ATTACH_VM,)),
+    Scenario(story="from a VM", before=(create(A, B, controller=IMAGE),), asks=(DETACH,)),
+    Scenario(
+        story="from a VM, refused by a bridge",
+        before=(create(A, B, controller=IMAGE),),
+        asks=(ATTACH,),
+        refuses=(("fabric.change:before", "h2"),),
     ),
     Scenario(story="done", asks=(NEW_FLAVOR,)),
     Scenario(story="refused", before=(NEW_FLAVOR,), asks=(NEW_FLAVOR,)),

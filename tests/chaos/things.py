@@ -14,7 +14,11 @@ from tests.lab import Lab
 from tests.twins import World
 
 Things = dict[str, set[str]]
-KINDS = ("domains", "bridges", "ports", "namespaces", "leases", "servers", "volumes", "targets")
+KINDS = (
+    *("domains", "bridges", "ports", "namespaces", "leases", "servers", "volumes"),
+    # Which bridges dial whom, and which slices are on the control network.
+    *("targets", "uses"),
+)
 
 
 def nothing() -> Things:
@@ -30,29 +34,40 @@ def expected(slices: Iterable[dict[str, Any]], tunnel_ips: Mapping[str, str]) ->
     found = nothing()
     for one in slices:
         vni, held = one["vni"], [vm for vm in one["vms"] if vm["host"] is not None]
+        tenants = {vm["host"] for vm in held if vm["kind"] == "slice"}
         node = names.NODE
         found["namespaces"].add(f"{node}: {names.namespace(vni)}")
         found["ports"].add(f"{node}: {names.inside_port(vni)}")
-        found["bridges"].add(f"{node}: {names.bridge(vni)}")
-        dialled = one["controller"]
-        if dialled is not None:
-            target = f"tcp:{dialled['address']}:{dialled['port']}"
-            for place in {node, *(vm["host"] for vm in held)}:
-                found["targets"].add(f"{place}: {names.bridge(vni)} {target}")
         if one["dhcp"]:
             found["servers"].add(f"{node}: {vni}")
-        for host in {vm["host"] for vm in held}:
-            found["bridges"].add(f"{host}: {names.bridge(vni)}")
-            found["ports"].add(f"{host}: {names.tunnel(vni, tunnel_ips[node])}")
-            found["ports"].add(f"{node}: {names.tunnel(vni, tunnel_ips[host])}")
+        _network(vni, tenants, tunnel_ips, found)
         for vm in held:
             found["domains"].add(f"{vm['host']}: {names.domain(vm['vm'])}")
             found["ports"].add(f"{vm['host']}: {names.tap(vm['vm'])}")
             for volume in (names.disk_volume(vm["vm"]), names.seed_volume(vm["vm"])):
                 found["volumes"].add(f"{vm['host']}: {volume}")
-            if one["dhcp"]:
+            if one["dhcp"] and vm["kind"] == "slice":
                 found["leases"].add(f"{node}: {vm['mac']} {vm['ip']} {vm['name']}")
+        dialled = one["controller"]
+        if dialled is not None:
+            target = f"tcp:{dialled['address']}:{dialled['port']}"
+            for place in {node, *tenants}:
+                found["targets"].add(f"{place}: {names.bridge(vni)} {target}")
+            if "vm" in dialled:
+                places = {vm["host"] for vm in held}
+                _network(names.CONTROL_VNI, places, tunnel_ips, found)
+                found["uses"] |= {f"{place}: {one['slice']}" for place in {node, *places}}
     return found
+
+
+def _network(vni: int, hosts: Iterable[str], tunnel_ips: Mapping[str, str], found: Things) -> None:
+    """Add a network's bridges and tunnels: a star around the node."""
+    node = names.NODE
+    found["bridges"].add(f"{node}: {names.bridge(vni)}")
+    for host in hosts:
+        found["bridges"].add(f"{host}: {names.bridge(vni)}")
+        found["ports"].add(f"{host}: {names.tunnel(vni, tunnel_ips[node])}")
+        found["ports"].add(f"{node}: {names.tunnel(vni, tunnel_ips[host])}")
 
 
 def of_twins(world: World) -> Things:
@@ -74,6 +89,7 @@ def of_twins(world: World) -> Things:
         "targets": {
             f"{host}: {names.bridge(vni)} {target}" for (host, vni), target in world.targets.items()
         },
+        "uses": {f"{host}: {name}" for host, uses in world.controls.items() for _, name in uses},
         "servers": {f"{names.NODE}: {vni}" for vni in {**world.dhcp, **world.dhcp_files}},
         "volumes": {f"{host}: {names.disk_volume(vm)}" for host, vm in world.disks}
         | {f"{host}: {names.seed_volume(vm)}" for host, vm in world.seeds},
@@ -86,6 +102,7 @@ def is_whole(world: World) -> bool:
         world.domains == world.definitions
         and world.namespaces.keys() == world.legs.keys()
         and world.dhcp == world.dhcp_files
+        and world.controls.keys() == {host for host, vni in world.bridges if vni == 0}
         and world.disks.keys() == world.seeds.keys()
     )
 

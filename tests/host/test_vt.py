@@ -87,7 +87,7 @@ async def hasty(settings: Settings, source: Source) -> AsyncIterator[Hypervisors
 
 @pytest.fixture
 async def image(source: Source) -> Image:
-    (image,) = (await source.list()).images
+    (image,) = [one for one in (await source.list()).images if one.name == "tiny"]
     return image
 
 

@@ -8,7 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 
-from tests.lab.guest_image import guest_image
+from tests.lab.guest_image import controller_image, guest_image
 from tests.lab.layout import (
     HTTP_PORT,
     NODE,
@@ -17,6 +17,9 @@ from tests.lab.layout import (
     UNDERLAY_MTU,
     Layout,
 )
+
+CONTROLLER_IMAGE = "floodlight"
+"""A name that users know; what it runs is Open vSwitch's own test controller."""
 
 Table = Mapping[str, object]
 
@@ -34,10 +37,11 @@ def write(layout: Layout) -> None:
     _write_private(layout, "env", "".join(_env_lines(environment(layout, token))))
 
 
-def place_image(layout: Layout) -> None:
-    """Put the guest's disk image where ccfd looks for images."""
+def place_images(layout: Layout) -> None:
+    """Put the guest's disk image, and the OpenFlow controller's, where ccfd looks for images."""
     layout.images.mkdir()
     shutil.copy(guest_image(), layout.images / "tiny.qcow2")
+    shutil.copy(controller_image(), layout.images / f"{CONTROLLER_IMAGE}.qcow2")
 
 
 def environment(layout: Layout, token: str) -> dict[str, str]:

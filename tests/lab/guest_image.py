@@ -1,8 +1,9 @@
 """What do the lab's guests boot? A small disk of Debian's cloud kernel and busybox.
 
-It prints to the serial console, takes its address and MTU by DHCP and its name and SSH keys from a
-NoCloud seed, answers TCP on 7 (echo), 22 (SSH) and 80 (its host name), and runs the QEMU guest
-agent, by which the host runs commands in it with no network at all. Its scripts are in `guest/`.
+It prints to the serial console, takes its name, SSH keys and, if it says so, address and MTU from
+a NoCloud seed, else the latter two by DHCP, answers TCP on 7 (echo), 22 (SSH) and 80 (its host
+name), and runs the QEMU guest agent, by which the host runs commands in it with no network at all.
+Its scripts are in `guest/`.
 
 It wants machine "pc", its disk as /dev/vda, a seed on IDE or virtio, and 96 MiB or more. Under
 TCG give it `<tcg><tb-cache unit='MiB'>32</tb-cache></tcg>`: with QEMU's default a reboot takes 6 to
@@ -28,6 +29,8 @@ _PARTITION_START = _MIB
 
 # Programs of Debian's that come along with their libraries.
 _PROGRAMS = ("/usr/sbin/dropbear", "/usr/sbin/qemu-ga")
+_CONTROLLER = "/usr/bin/ovs-testcontroller"
+_LISTENS = "--unixctl=none --max-idle=5 ptcp:6633"
 _PACKAGES = ("busybox-static", "dropbear-bin", "qemu-guest-agent", "extlinux", "libc6")
 _BOOT_MODULES = ("virtio_pci", "virtio_blk", "ext2")
 _MODULES = (
@@ -41,12 +44,24 @@ _MODULES = (
 
 def guest_image() -> Path:
     """Return the disk image (qcow2), built once for each set of parts."""
+    return _image("tiny", _PACKAGES, _PROGRAMS, "")
+
+
+def controller_image() -> Path:
+    """Return the same with an OpenFlow controller: a learning switch that listens on port 6633."""
+    packages, programs = (*_PACKAGES, "openvswitch-testcontroller"), (*_PROGRAMS, _CONTROLLER)
+    return _image("controller", packages, programs, f"::respawn:{_CONTROLLER} {_LISTENS}\n")
+
+
+def _image(called: str, packages: tuple[str, ...], programs: tuple[str, ...], runs: str) -> Path:
     scripts = sorted(_SCRIPTS.iterdir())
     facts = [script.name.encode() + b"\0" + script.read_bytes() for script in scripts]
     package = _kernel_package()
-    packages = cache.package_versions(*_PACKAGES)
-    name = cache.digest(*facts, Path(__file__).read_bytes(), package, packages)
-    return cache.built(f"tiny-{name}.qcow2", lambda draft: _build(draft, _kernel(package)))
+    versions = cache.package_versions(*packages)
+    name = cache.digest(*facts, Path(__file__).read_bytes(), package, versions)
+    return cache.built(
+        f"{called}-{name}.qcow2", lambda draft: _build(draft, _kernel(package), programs, runs)
+    )
 
 
 def _kernel_package() -> str:
@@ -86,12 +101,14 @@ def _kernel_version(kernel: Path) -> str:
     return image.name.removeprefix("vmlinuz-")
 
 
-def _build(draft: Path, kernel: Path) -> None:
+def _build(draft: Path, kernel: Path, programs: tuple[str, ...], runs: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         root = work / "root"
         _lay_out(root)
-        _add_programs(root)
+        with (root / "etc/inittab").open("a") as table:
+            table.write(runs)
+        _add_programs(root, programs)
         _add_modules(root, kernel)
         _add_boot(root, work, kernel)
         disk = work / "disk"
@@ -128,13 +145,13 @@ def _lay_out(root: Path) -> None:
         (root / place).chmod(0o755)
 
 
-def _add_programs(root: Path) -> None:
+def _add_programs(root: Path, programs: tuple[str, ...]) -> None:
     shutil.copy("/bin/busybox", root / "bin")
     for applet in run(["/bin/busybox", "--list"]).split():
         if applet != "busybox":  # it lists itself: that link would point at itself
             (root / "bin" / applet).symlink_to("busybox")
     (root / "sbin/init").symlink_to("../bin/busybox")
-    for program in _PROGRAMS:
+    for program in programs:
         shutil.copy(program, root / "usr/bin")
         for library in re.findall(r"/\S+", run(["ldd", program])):
             place = root / library.removeprefix("/")

@@ -155,7 +155,7 @@ def _start(layout: Layout) -> None:
         partial(rabbit.start, layout),
         partial(_start_hosts, layout),
         partial(postgres.start, layout),
-        partial(config.place_image, layout),
+        partial(config.place_images, layout),
         partial(outside.start, layout),
         partial(config.write, layout),
     )

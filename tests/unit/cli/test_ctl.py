@@ -67,6 +67,7 @@ async def test_only_what_was_given_is_sent(ctl_: Ctl, twin: Twin, socket: str) -
             ("--controller", "[2001:db8::9]:6653"),
             {"controller": {"address": "2001:db8::9", "port": 6653}},
         ),
+        (("--controller", "floodlight"), {"controller": {"image": "floodlight"}}),
         (("--no-controller",), {"controller": None}),
         (
             ("--description", "new", "--expires-in", "2h"),
@@ -80,6 +81,15 @@ async def test_a_slice_is_changed_in_what_was_given_only(
     await ctl_("--socket", socket, "slice", "update", "demo", *said)
     assert twin.posted[0]["type"] == "slice.update"
     assert twin.posted[0]["data"] == {"slice": "demo", **sent}
+
+
+async def test_a_controller_is_made_and_deleted(ctl_: Ctl, twin: Twin, socket: str) -> None:
+    await ctl_("--socket", socket, "controller", "create", "demo", "floodlight")
+    await ctl_("--socket", socket, "controller", "delete", "some-id")
+    assert [(one["type"], one["data"]) for one in twin.posted] == [
+        ("controller.create", {"slice": "demo", "image_name": "floodlight"}),
+        ("controller.delete", {"vm": "some-id"}),
+    ]
 
 
 async def test_a_slice_is_sent_with_its_vms_and_keys(

@@ -52,6 +52,8 @@ async def test_all_that_hosts_hold_is_made_again(lost: Lost) -> None:
         two("two", ipcount=8, dhcp=False),
         {"slice": "three", "ipcount": 8, "vms": [sized]},
         {"slice": "empty", "ipcount": 16},
+        two("led", controller={"image": "tiny"}),
+        two("own", controller={"address": "198.51.100.9"}),
     )
     async with lost.running():
         await lost.harness.ask("slice.delete", slice="gone")
@@ -68,13 +70,18 @@ async def test_all_that_hosts_hold_is_made_again(lost: Lost) -> None:
         "two": 2,
         "three": 1,
         "empty": 0,
+        "led": 3,
+        "own": 2,
     }
     assert done["left_out"] == done["known"] == done["disks"] == []
     assert await lost.held() == before
     assert (await lost.differences()) == NOTHING_DIFFERS
 
     again = await lost.apply()
-    assert (again["slices"], again["known"]) == ([], ["empty", "one", "three", "two"])
+    assert (again["slices"], again["known"]) == (
+        [],
+        ["empty", "led", "one", "own", "three", "two"],
+    )
     assert await lost.held() == before
 
 

@@ -1,0 +1,177 @@
+"""Slices whose switches do what an OpenFlow controller says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests import traces
+from tests.ccfd_process import CcfdProcess, sqlite
+from tests.host.test_reconcile import ctl
+from tests.host.test_recover import until_up
+from tests.host.test_slices import guest
+from tests.lab import Lab
+from tests.lab.config import CONTROLLER_IMAGE
+from tests.lab.layout import SERVICES
+
+WITHIN = 120.0
+"""Seconds for a guest to boot, or a change to be felt: a switch dials again after 8."""
+PORT = 6653
+FORGETS_AFTER = 2
+"""Seconds without a packet after which the tenant's controller has a switch forget a flow."""
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    lab = Lab.up(tmp_path_factory.mktemp("controllers") / "lab", hosts=2)
+    yield lab
+    lab.down()
+
+
+@pytest.fixture(scope="module")
+def ccfd(lab: Lab) -> Iterator[CcfdProcess]:
+    alone = {**sqlite(lab.layout.dir / "node"), "CCFD_BROKER__URL": ""}
+    with CcfdProcess(lab, alone) as process:
+        until_up(process, "h1", "h2")
+        yield process
+
+
+class OwnController:
+    """A controller of the tenant's own: a machine that is none of ccfd's."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._process: subprocess.Popen[bytes] | None = None
+        self.address = f"172.30.{lab.layout.subnet}.210"
+        place = f"{self.address}/24"
+        lab.run(SERVICES, ["ip", "address", "add", place, "dev", "mgt0"])
+
+    def start(self) -> None:
+        words = ["ovs-testcontroller", f"--max-idle={FORGETS_AFTER}", f"ptcp:{PORT}:{self.address}"]
+        self._process = subprocess.Popen(self._lab.exec_argv(SERVICES, words))
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(timeout=10)
+            self._process = None
+
+
+@pytest.fixture
+def own(lab: Lab) -> Iterator[OwnController]:
+    controller = OwnController(lab)
+    yield controller
+    controller.stop()
+
+
+def two_vms(image: str = "tiny") -> list[str]:
+    hosts = (("a", "h1"), ("b", "h2"))
+    return [
+        word
+        for name, host in hosts
+        for word in ("--vm", f"name={name},image={image},flavor=tiny,host={host}")
+    ]
+
+
+def bridges(lab: Lab, document: dict[str, Any], column: str) -> set[str]:
+    """Return what a column of the slice's bridges says, everywhere."""
+    name = f"ccf-{document['vni']}"
+    argv = ["ovs-vsctl", "get", "bridge", name, column]
+    return {lab.run(place, argv).stdout.strip() for place in ("h1", "h2", "node")}
+
+
+async def connected(lab: Lab, document: dict[str, Any]) -> None:
+    """Wait until every bridge of the slice has its controller."""
+    name, end = f"ccf-{document['vni']}", time.monotonic() + WITHIN
+    for place in ("h1", "h2", "node"):
+        while True:
+            row = lab.run(place, ["ovs-vsctl", "get-controller", name]).stdout.strip()
+            find = ["ovs-vsctl", "--bare", "--columns=is_connected", "find", "controller"]
+            if row and "true" in lab.run(place, [*find, f'target="{row}"']).stdout:
+                break
+            assert time.monotonic() < end, f"{name} on {place} is not connected to {row}"
+            await asyncio.sleep(0.5)
+
+
+async def hears(lab: Lab, document: dict[str, Any]) -> bool:
+    """Tell whether one VM reaches the other, on another host."""
+    one, other = document["vms"]
+    line = f"ping -c 1 -W 2 {other['ip']} >/dev/null && echo heard || echo silence"
+    return "heard" in await guest(lab, one["vm"], line, WITHIN)
+
+
+async def until_heard(lab: Lab, document: dict[str, Any], *, wish: bool) -> None:
+    end = time.monotonic() + WITHIN
+    while await hears(lab, document) is not wish:
+        assert time.monotonic() < end, f"heard is still {not wish}"
+        # What is asked too often keeps its flow alive.
+        await asyncio.sleep(0.5 if wish else 2 * FORGETS_AFTER)
+
+
+async def test_traffic_flows_exactly_while_the_tenants_controller_is_there(
+    lab: Lab, ccfd: CcfdProcess, own: OwnController
+) -> None:
+    ctl(lab, "slice", "create", "demo", "--no-gateway", *two_vms())
+    document = ccfd.get("/v1/slices/demo")
+    await until_heard(lab, document, wish=True)
+
+    ctl(lab, "slice", "update", "demo", "--controller", f"{own.address}:{PORT}")
+    assert ccfd.get("/v1/slices/demo")["controller"] == {"address": own.address, "port": PORT}
+    assert bridges(lab, document, "fail_mode") == {"secure"}
+    assert not await hears(lab, document), "nobody says what to do with it"
+    own.start()
+    await connected(lab, document)
+    await until_heard(lab, document, wish=True)
+    own.stop()
+    await until_heard(lab, document, wish=False)
+
+    ctl(lab, "slice", "update", "demo", "--no-controller")
+    assert bridges(lab, document, "fail_mode") == {"standalone"}
+    assert bridges(lab, document, "controller") == {"[]"}
+    await until_heard(lab, document, wish=True)
+    ctl(lab, "slice", "delete", "demo")
+    assert {**traces.on_hosts(lab), **traces.in_the_api(ccfd)} == {}
+
+
+async def test_a_controller_of_its_own_says_where_a_slices_traffic_goes(
+    lab: Lab, ccfd: CcfdProcess
+) -> None:
+    ctl(lab, "slice", "create", "led", "--no-gateway", *two_vms())
+    document = ccfd.get("/v1/slices/led")
+    said = ctl(lab, "controller", "create", "led", CONTROLLER_IMAGE, "--json")
+    made = json.loads(said)["result"]
+    assert (made["ipaddr"], made["port"]) == ("172.16.0.101", 6633)
+    assert made["vm"]["kind"] == "controller"
+    assert bridges(lab, document, "fail_mode") == {"secure"}
+    shown = await guest(lab, made["vm"]["vm"], "ip -4 -o addr show eth0 | grep inet", WITHIN)
+    assert " 172.16.0.101/16 " in shown
+    await connected(lab, document)
+    await until_heard(lab, document, wish=True)
+
+    # A slice that shares the control network comes and goes.
+    ctl(lab, "slice", "create", "other", "--no-gateway", "--controller", CONTROLLER_IMAGE)
+    other = ccfd.get("/v1/slices/other")
+    assert other["controller"]["address"] == "172.16.0.102"
+    ctl(lab, "slice", "delete", "other")
+    await connected(lab, document)
+    assert ccfd.get("/v1/reconcile")["repairs"] == []
+
+    ctl(lab, "controller", "delete", made["vm"]["vm"])
+    assert bridges(lab, document, "fail_mode") == {"standalone"}
+    await until_heard(lab, document, wish=True)
+    ctl(lab, "slice", "delete", "led")
+    assert {**traces.on_hosts(lab), **traces.in_the_api(ccfd)} == {}
+
+
+def test_our_own_addresses_are_no_controllers(lab: Lab, ccfd: CcfdProcess) -> None:
+    ctl(lab, "slice", "create", "plain", "--no-gateway")
+    for address in ("127.0.0.1", lab.layout.management("h1"), lab.layout.tunnel("node")):
+        with pytest.raises(AssertionError, match=r"invalid_(message|state)"):
+            ctl(lab, "slice", "update", "plain", "--controller", address)
+    ctl(lab, "slice", "delete", "plain")
