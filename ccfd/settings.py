@@ -212,9 +212,14 @@ class Hypervisor(Section):
     `[workflow] step_timeout`."""
 
 
-class Scheduler(Section):
-    """How much of a host is given out."""
+Policy = Literal["spread", "pack"]
 
+
+class Scheduler(Section):
+    """Which hosts VMs are placed on, and how much of a host is given out."""
+
+    placement: Policy = "spread"
+    """`spread`: on the emptiest host; `pack`: on the fullest that has room."""
     cpu_overcommit: Annotated[float, Field(gt=0)] = 4.0
     """vCPUs for each that the host has."""
     ram_overcommit: Annotated[float, Field(gt=0)] = 1.0

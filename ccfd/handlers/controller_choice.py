@@ -52,7 +52,13 @@ async def make(
         dhcp=False,
     )
     (vm,) = await vm_choice.choose(
-        slice_name, island, names.CONTROL_VNI, [spec], transaction, kind="controller"
+        slice_name,
+        island,
+        names.CONTROL_VNI,
+        [spec],
+        transaction,
+        policy=settings.scheduler.placement,
+        kind="controller",
     )
     return vm
 

@@ -77,7 +77,8 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
         vni = await pools.take(VNI_POOL, body.slice, transaction)
         if vni is None:
             raise Refused("network_exhausted", "every VNI of [slices] vni is in use")
-        vms = await vm_choice.choose(body.slice, island, vni, body.vms, transaction)
+        policy = self._settings.scheduler.placement
+        vms = await vm_choice.choose(body.slice, island, vni, body.vms, transaction, policy=policy)
         controller = controller_choice.of_tenant(body.controller, self._settings)
         if body.controller is not None and body.controller.image is not None:
             vm = await controller_choice.make(

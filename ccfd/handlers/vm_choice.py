@@ -13,7 +13,9 @@ from ccfd.model import names
 from ccfd.model.slice import PlannedVm
 from ccfd.model.vm import Image
 from ccfd.requests.events import VmSpec
-from ccfd.sched import claims, placement
+from ccfd.sched import claims
+from ccfd.sched.hosts import Want
+from ccfd.settings import Policy
 from ccfd.store import tables
 from ccfd.store.database import Transaction
 
@@ -25,6 +27,7 @@ async def choose(
     specs: Sequence[VmSpec],
     transaction: Transaction,
     *,
+    policy: Policy,
     kind: str = "slice",
 ) -> tuple[PlannedVm, ...]:
     """Decide *specs* and claim what they need; the VMs' rows say `building`.
@@ -45,19 +48,20 @@ async def choose(
         for spec, size in zip(specs, sizes, strict=True)
     ]
     wants = [
-        placement.Want(
+        Want(
             name=name,
             cpu=cpu,
             ram=ram,
             disk=disk,
             island=island,
+            image=image.checksum,
             host=spec.host,
             same_host=spec.same_host,
             different_host=spec.different_host,
         )
-        for spec, name, (cpu, ram, disk) in zip(specs, called, sizes, strict=True)
+        for spec, name, image, (cpu, ram, disk) in zip(specs, called, images, sizes, strict=True)
     ]
-    hosts = placement.place(await claims.snapshot(slice_name, transaction), wants)
+    hosts = await claims.place(slice_name, wants, policy, transaction)
     vms = []
     for spec, vm, want, image, host in zip(specs, ids, wants, images, hosts, strict=True):
         if kind == "controller":
@@ -81,7 +85,6 @@ async def choose(
                 created_at=transaction.now,
             )
         )
-    await claims.claim(map(_claim, vms), transaction)
     states = dict.fromkeys(ids, "building")
     await transaction.execute(insert(tables.vm), _rows(slice_name, vms, states))
     return tuple(vms)
@@ -126,6 +129,7 @@ def _rows(
             "disk": vm.disk,
             "flavor": vm.flavor,
             "image": _image_row(vm.image),
+            "image_checksum": vm.image.checksum,
             "host": vm.host,
             "dhcp": vm.dhcp,
             "created_at": vm.created_at,

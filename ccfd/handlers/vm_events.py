@@ -33,6 +33,7 @@ class CreateVm(Handler[VmCreate, VmPlan]):
 
     def __init__(self, settings: Settings) -> None:
         self._layout = Layout(settings)
+        self._policy = settings.scheduler.placement
 
     async def key(self, body: VmCreate, transaction: Transaction) -> str:
         """Return the slice's key."""
@@ -53,7 +54,9 @@ class CreateVm(Handler[VmCreate, VmPlan]):
         if row.state != "active":
             raise Refused("invalid_state", f"the slice {body.slice} is {row.state}, not active")
         without = await planned_slice(row, transaction)
-        (vm,) = await vm_choice.choose(body.slice, row.island, row.vni, [body], transaction)
+        (vm,) = await vm_choice.choose(
+            body.slice, row.island, row.vni, [body], transaction, policy=self._policy
+        )
         return VmPlan(vm=vm, without=without)
 
     def steps(self, plan: VmPlan) -> Steps:

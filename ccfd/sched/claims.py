@@ -1,12 +1,16 @@
 """How room on a host is claimed and given back: in the deciding transaction, under CHECKs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
-from sqlalchemy import case, select, update
+from sqlalchemy import case, exists, func, select, update
 
-from ccfd.sched.placement import HostView
+from ccfd.sched import placement
+from ccfd.sched.hosts import SIZES, HostRow, Hosts, Want
+from ccfd.settings import Policy
 from ccfd.store.database import Transaction
 from ccfd.store.tables import host, vm
 
@@ -21,26 +25,44 @@ class Claim:
     disk: int
 
 
-async def snapshot(slice_name: str, transaction: Transaction) -> list[HostView]:
-    """Return every configured host as placement sees it for a VM of *slice_name*."""
-    hosts = await transaction.all(select(host).where(host.c.configured).order_by(host.c.name))
-    vms: dict[str, set[str]] = {}
-    for row in await transaction.all(
-        select(vm.c.name, vm.c.host).where(vm.c.slice == slice_name, vm.c.host.is_not(None))
-    ):
-        vms.setdefault(row.host, set()).add(row.name)
-    return [
-        HostView(
+class _Full(Exception):
+    """Somebody else has taken the room meanwhile."""
+
+
+async def snapshot(slice_name: str, images: Iterable[str], transaction: Transaction) -> Hosts:
+    """Return every configured host as placement sees it for VMs of *slice_name* with *images*."""
+    mine = (
+        select(vm.c.host, func.aggregate_strings(vm.c.name, ",").label("names"))
+        .where(vm.c.slice == slice_name, vm.c.host.is_not(None))
+        .group_by(vm.c.host)
+        .subquery()
+    )
+    known = sorted(set(images))
+    # An image is where a VM was made of it: one probe of an index for each host.
+    there = [
+        exists().where(vm.c.image_checksum == image, vm.c.host == host.c.name) for image in known
+    ]
+    rows = await transaction.all(
+        select(host, mine.c.names, *there)
+        .outerjoin(mine, mine.c.host == host.c.name)
+        .where(host.c.configured)
+    )
+    return Hosts.of(
+        HostRow(
             name=row.name,
             island=row.island,
             state=state_of(up=row.up, draining=row.draining),
-            cpu=row.cpu_limit - row.cpu_used,
-            ram=row.ram_limit - row.ram_used,
-            disk=row.disk_limit - row.disk_used,
-            vms=frozenset(vms.get(row.name, ())),
+            cpu_used=row.cpu_used,
+            ram_used=row.ram_used,
+            disk_used=row.disk_used,
+            cpu_limit=row.cpu_limit,
+            ram_limit=row.ram_limit,
+            disk_limit=row.disk_limit,
+            vms=tuple(row.names.split(",")) if row.names else (),
+            images=tuple(compress(known, row[len(row) - len(known) :])),
         )
-        for row in hosts
-    ]
+        for row in rows
+    )
 
 
 def state_of(*, up: bool, draining: bool) -> str:
@@ -48,6 +70,48 @@ def state_of(*, up: bool, draining: bool) -> str:
     if not up:
         return "down"
     return "draining" if draining else "up"
+
+
+async def place(
+    slice_name: str, wants: Sequence[Want], policy: Policy, transaction: Transaction
+) -> list[str]:
+    """Choose a host for each of *wants*, and take the room there.
+
+    Raises `Refused` (`no_valid_host`, `host_not_found`).
+    """
+    images = [want.image for want in wants]
+    while True:
+        hosts = await snapshot(slice_name, images, transaction)
+        chosen = placement.place(hosts, wants, policy)
+        claims = [
+            Claim(host=name, cpu=want.cpu, ram=want.ram, disk=want.disk)
+            for name, want in zip(chosen, wants, strict=True)
+        ]
+        if await _taken(_total(claims), transaction):
+            return chosen
+
+
+async def _taken(total: Mapping[str, tuple[int, int, int]], transaction: Transaction) -> bool:
+    """Take room on every host, or on none: False when one has no room for it any more."""
+    try:
+        async with transaction.savepoint() if len(total) > 1 else nullcontext():
+            # In name order, so that two transactions cannot wait for each other.
+            for name in sorted(total):
+                await _take(name, total[name], transaction)
+    except _Full:
+        return False
+    return True
+
+
+async def _take(name: str, amounts: tuple[int, int, int], transaction: Transaction) -> None:
+    used = {
+        f"{size}_used": host.c[f"{size}_used"] + amount
+        for size, amount in zip(SIZES, amounts, strict=True)
+    }
+    fits = (used[f"{size}_used"] <= host.c[f"{size}_limit"] for size in SIZES)
+    done = await transaction.execute(update(host).where(host.c.name == name, *fits).values(used))
+    if done.rowcount != 1:
+        raise _Full
 
 
 async def claim(claims: Iterable[Claim], transaction: Transaction) -> None:
@@ -60,7 +124,7 @@ async def adopt(claims: Iterable[Claim], transaction: Transaction) -> None:
     total = _total(claims)
     for name in sorted(total):
         values: dict[str, Any] = {}
-        for size, amount in zip(("cpu", "ram", "disk"), total[name], strict=True):
+        for size, amount in zip(SIZES, total[name], strict=True):
             used, limit = host.c[f"{size}_used"] + amount, host.c[f"{size}_limit"]
             values |= {
                 f"{size}_used": used,

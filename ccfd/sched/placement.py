@@ -1,141 +1,153 @@
-"""Which host gets a VM: pure filters and weights over a snapshot of the hosts."""
+"""Which host gets a VM: pure filters and weights over columns of hosts."""
 
-from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
 
 from ccfd.errors import Refused
+from ccfd.sched.hosts import Hosts, Numbers, Truths, Want
+from ccfd.settings import Policy
 
 EXPLAINED = 50
+"""Hosts whose reason is told at most."""
+
+# What a weight is made of, in millionths of a load: each outweighs all that come after it.
+_VM = 64_000_000
+_TENTH = 4_000_000
+_FETCH = 2_000_000
+_NEVER = np.iinfo(np.int64).max
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostView:
-    """A host as placement sees it: what is free of it, and which VMs of the slice it has."""
+class Filter(NamedTuple):
+    """Tells which hosts pass (None: all), and why the one at a place does not."""
 
-    name: str
-    island: str
-    state: str
-    cpu: int
-    ram: int
-    disk: int
-    vms: frozenset[str] = frozenset()
+    passes: Callable[[Hosts, Want], Truths | None]
+    why: Callable[[Hosts, Want, int], str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Want:
-    """What a VM needs: vCPUs, MiB, GiB, and where it may be."""
-
-    name: str
-    cpu: int
-    ram: int
-    disk: int
-    island: str
-    host: str | None = None
-    same_host: tuple[str, ...] = ()
-    different_host: tuple[str, ...] = ()
+def _host(hosts: Hosts, want: Want) -> Truths | None:
+    return None if want.host is None else hosts.at([hosts.names.index(want.host)])
 
 
-Filter = Callable[[HostView, Want], str | None]
+def _same_host(hosts: Hosts, want: Want) -> Truths | None:
+    if not want.same_host:
+        return None
+    places = {hosts.where.get(name) for name in want.same_host}
+    return hosts.at(place for place in places if place is not None and len(places) == 1)
 
 
-def _state(host: HostView, _want: Want) -> str | None:
-    return None if host.state == "up" else f"the host is {host.state}"
+def _different_host(hosts: Hosts, want: Want) -> Truths | None:
+    places = {hosts.where[name] for name in want.different_host if name in hosts.where}
+    return ~hosts.at(places) if places else None
 
 
-def _island(host: HostView, want: Want) -> str | None:
-    return None if host.island == want.island else f"on island {host.island}, not {want.island}"
+def _room(row: int, size: str, unit: str) -> Filter:
+    def passes(hosts: Hosts, want: Want) -> Truths:
+        fits: Truths = hosts.used[row] + getattr(want, size) <= hosts.limit[row]
+        return fits
+
+    def why(hosts: Hosts, want: Want, place: int) -> str:
+        free = hosts.limit[row, place] - hosts.used[row, place]
+        return f"{free} {unit} free, {getattr(want, size)} wanted"
+
+    return Filter(passes, why)
 
 
-def _host(host: HostView, want: Want) -> str | None:
-    return None if want.host in (None, host.name) else f"host {want.host} was asked for"
+def _missing(hosts: Hosts, want: Want, place: int) -> str:
+    name = next(name for name in want.same_host if hosts.where.get(name) != place)
+    return f"{name} is not here"
 
 
-def _same_host(host: HostView, want: Want) -> str | None:
-    missing = [name for name in want.same_host if name not in host.vms]
-    return f"{missing[0]} is not here" if missing else None
+def _present(hosts: Hosts, want: Want, place: int) -> str:
+    name = next(name for name in want.different_host if hosts.where.get(name) == place)
+    return f"{name} is here"
 
 
-def _different_host(host: HostView, want: Want) -> str | None:
-    present = [name for name in want.different_host if name in host.vms]
-    return f"{present[0]} is here" if present else None
-
-
-def _cpu(host: HostView, want: Want) -> str | None:
-    return None if host.cpu >= want.cpu else f"{host.cpu} vCPUs free, {want.cpu} wanted"
-
-
-def _ram(host: HostView, want: Want) -> str | None:
-    return None if host.ram >= want.ram else f"{host.ram} MiB free, {want.ram} wanted"
-
-
-def _disk(host: HostView, want: Want) -> str | None:
-    return None if host.disk >= want.disk else f"{host.disk} GiB free, {want.disk} wanted"
-
-
-FILTERS: dict[str, Filter] = {
-    "state": _state,
-    "island": _island,
-    "host": _host,
-    "same_host": _same_host,
-    "different_host": _different_host,
-    "cpu": _cpu,
-    "ram": _ram,
-    "disk": _disk,
+FILTERS = {
+    "state": Filter(
+        lambda hosts, _: hosts.up,
+        lambda hosts, _, place: f"the host is {hosts.states[place]}",
+    ),
+    "island": Filter(
+        lambda hosts, want: hosts.on.get(want.island, hosts.nowhere()),
+        lambda hosts, want, place: f"on island {hosts.islands[place]}, not {want.island}",
+    ),
+    "host": Filter(_host, lambda _, want, __: f"host {want.host} was asked for"),
+    "same_host": Filter(_same_host, _missing),
+    "different_host": Filter(_different_host, _present),
+    "cpu": _room(0, "cpu", "vCPUs"),
+    "ram": _room(1, "ram", "MiB"),
+    "disk": _room(2, "disk", "GiB"),
 }
 
 
-def weight(host: HostView) -> tuple[int, int, int, str]:
-    """Order the hosts that fit, best first: the fewest VMs of the slice, then the most room."""
-    return (len(host.vms), -host.ram, -host.cpu, host.name)
+def weights(hosts: Hosts, want: Want, policy: Policy) -> Numbers:
+    """Weigh the hosts, lightest best.
+
+    First: fewer VMs of the slice (`pack`: more); then the load that it would have, in tenths of its
+    fullest size, less is better (`pack`: more); then the image is there; then the load exactly.
+    """
+    # In tenths before the image: else all would go to the first host that has it.
+    after = hosts.used + np.array([[want.cpu], [want.ram], [want.disk]])
+    load = (after * hosts.scale).max(axis=0).astype(np.int64)
+    weight: Numbers = hosts.vms * _VM + load // 100_000 * _TENTH + load
+    if policy == "pack":
+        weight = -weight
+    there = hosts.images.get(want.image)
+    if there is not None:
+        weight -= there * _FETCH
+    return weight
 
 
-def choose(hosts: Iterable[HostView], want: Want) -> HostView:
-    """Choose the host for *want*.
+def choose(hosts: Hosts, want: Want, policy: Policy) -> int:
+    """Choose the place of the host for *want*; of equal ones the first by name.
 
     Raises `Refused` (`no_valid_host`; details: `filters`, how many hosts each turned away, and
     `hosts`, the first reason for each, at most 50; `host_not_found` where one was asked for).
     """
-    known = list(hosts)
-    if want.host is not None and all(host.name != want.host for host in known):
+    if want.host is not None and want.host not in hosts.names:
         raise Refused("host_not_found", f"no host is called {want.host}")
-    turned_away: Counter[str] = Counter()
+    fits = np.ones(len(hosts.names), dtype=np.bool_)
+    for one in FILTERS.values():
+        passing = one.passes(hosts, want)
+        if passing is not None:
+            fits &= passing
+    if not fits.any():
+        raise _explained(hosts, want)
+    return int(np.where(fits, weights(hosts, want, policy), _NEVER).argmin())
+
+
+def _explained(hosts: Hosts, want: Want) -> Refused:
+    turned_away: dict[str, int] = {}
     reasons: dict[str, str] = {}
-    fitting = []
-    for host in known:
-        for name, test in FILTERS.items():
-            reason = test(host, want)
-            if reason is not None:
-                turned_away[name] += 1
-                reasons[host.name] = f"{name}: {reason}"
-                break
-        else:
-            fitting.append(host)
-    if fitting:
-        return min(fitting, key=weight)
-    raise Refused(
+    left = ~hosts.nowhere()
+    for name, one in FILTERS.items():
+        passing = one.passes(hosts, want)
+        if passing is None:
+            continue
+        stopped = np.flatnonzero(left & ~passing)
+        left &= passing
+        if stopped.size:
+            turned_away[name] = stopped.size
+        for place in map(int, stopped[:EXPLAINED]):
+            reasons[hosts.names[place]] = f"{name}: {one.why(hosts, want, place)}"
+    return Refused(
         "no_valid_host",
-        f"none of {len(known)} hosts can take the VM {want.name}; details say why",
+        f"none of {len(hosts.names)} hosts can take the VM {want.name}; details say why",
         details={
             "vm": want.name,
-            "filters": dict(turned_away),
+            "filters": turned_away,
             "hosts": dict(sorted(reasons.items())[:EXPLAINED]),
         },
     )
 
 
-def place(hosts: Iterable[HostView], wants: Iterable[Want]) -> list[str]:
+def place(hosts: Hosts, wants: Iterable[Want], policy: Policy) -> list[str]:
     """Choose a host for each of *wants*, each seeing what those before it took."""
-    by_name = {host.name: host for host in hosts}
     chosen = []
     for want in wants:
-        host = choose(by_name.values(), want)
-        by_name[host.name] = replace(
-            host,
-            cpu=host.cpu - want.cpu,
-            ram=host.ram - want.ram,
-            disk=host.disk - want.disk,
-            vms=host.vms | {want.name},
-        )
-        chosen.append(host.name)
+        found = choose(hosts, want, policy)
+        chosen.append(hosts.names[found])
+        hosts = hosts.having(want, found)
     return chosen

@@ -321,6 +321,7 @@ vm = Table(
     Column("disk", Integer),
     Column("flavor", String(63)),
     Column("image", Json),
+    Column("image_checksum", String(128)),
     Column("host", ForeignKey("host.name")),
     Column("dhcp", Boolean, nullable=False),
     Column("error", Json),
@@ -332,6 +333,7 @@ vm = Table(
         name="state",
     ),
 )
+Index("ix_vm_image_checksum_host", vm.c.image_checksum, vm.c.host)
 LIVE = "state <> 'failed'"
 Index(
     "uq_vm_name",

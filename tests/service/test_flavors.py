@@ -23,7 +23,7 @@ async def test_a_vm_that_is_decided_before_the_flavor_goes_is_among_those_that_g
     async def choose(transaction: Transaction) -> str:
         spec = VmSpec.model_validate(VM)
         vni = made["result"]["vni"]
-        (vm,) = await vm_choice.choose("demo", "default", vni, [spec], transaction)
+        (vm,) = await vm_choice.choose("demo", "default", vni, [spec], transaction, policy="spread")
         chosen.set()
         await commit.wait()
         return vm.id

@@ -143,8 +143,8 @@ async def test_a_drained_host_gets_no_vms_until_it_is_active(harness: Harness) -
         assert {vm["host"] for vm in one["result"]["vms"]} == {"h2"}
         active = await harness.ask("host.activate", host="h1")
         assert active["result"]["state"] == "up"
-        two = await harness.ask("slice.create", slice="two", gateway=False, vms=[{**VM}])
-        assert {vm["host"] for vm in two["result"]["vms"]} == {"h1"}
+        two = await harness.ask("slice.create", slice="two", gateway=False, vms=[{**VM}, {**VM}])
+        assert {vm["host"] for vm in two["result"]["vms"]} == {"h1", "h2"}
         nowhere = await harness.ask("host.drain", host="h9")
         assert nowhere["error"]["code"] == "host_not_found"
     told = [body for kind, body in await harness.said() if kind == "host.state_changed"]

@@ -311,6 +311,7 @@ def upgrade() -> None:
         sa.Column("disk", sa.Integer(), nullable=True),
         sa.Column("flavor", sa.String(length=63), nullable=True),
         sa.Column("image", JSON, nullable=True),
+        sa.Column("image_checksum", sa.String(length=128), nullable=True),
         sa.Column("host", sa.String(length=63), nullable=True),
         sa.Column("dhcp", sa.Boolean(), nullable=False),
         sa.Column("error", JSON, nullable=True),
@@ -324,6 +325,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_vm")),
     )
     with op.batch_alter_table("vm", schema=None) as batch_op:
+        batch_op.create_index("ix_vm_image_checksum_host", ["image_checksum", "host"], unique=False)
         batch_op.create_index(
             "uq_vm_name",
             ["slice", "name"],
