@@ -3,6 +3,6 @@
 import subprocess
 import sys
 
-for name in ("slice_create", "engine", "inbox", "recovery", "ipam"):
+for name in ("slice_create", "engine", "inbox", "recovery", "ipam", "placement"):
     print(f"\n== {name}", flush=True)
     subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=True)
