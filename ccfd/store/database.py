@@ -44,8 +44,9 @@ DOUBT = 3.0
 
 # PostgreSQL manual, appendix A. 08: connection; 57P: shutdown, crash, starting up; 53: no
 # resources; 58: system; 25006: read-only, as after a failover; 28, 3D: no such user, no such
-# database, as while a server is being set up again.
-AWAY = ("08", "57P", "53", "58", "25006", "28", "3D")
+# database, as while a server is being set up again; XX: broken files, or "tuple concurrently
+# updated" and the like.
+AWAY = ("08", "57P", "53", "58", "25006", "28", "3D", "XX")
 WRITES_NOTHING = ("53100", "25006", "SQLITE_FULL", "SQLITE_READONLY", "SQLITE_IOERR_WRITE")
 # https://sqlite.org/rescode.html; BUSY comes after the busy timeout, as from a backup that hangs.
 SQLITE_AWAY = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_BUSY")
@@ -240,11 +241,11 @@ class Database:
     def _away(self, exc: BaseException) -> DatabaseAway:
         """Note that the database cannot be used, and return the error that says so."""
         said = getattr(exc, "orig", exc)
-        self.problem = (str(said) or type(said).__name__).partition("\n")[0]
+        self.problem = str(said).partition("\n")[0] or type(said).__name__
         # Of a full disk one can read: what is read proves nothing for a while.
         if code_of(exc).startswith(WRITES_NOTHING):
             self._doubted_until = time.monotonic() + DOUBT
-        return DatabaseAway(said)
+        return DatabaseAway(self.problem)
 
     def _postgresql(
         self, session: Mapping[str, str] = MappingProxyType({}), **pool: Any

@@ -56,6 +56,7 @@ class Engine:
         self._at_rest: set[int] = set()
         self._candidates: deque[Row[Any]] = deque()
         self._looked_at = -POLL
+        self._waits = False
         self._planned: asyncio.TimerHandle | None = None
         self._interrupted = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -167,9 +168,12 @@ class Engine:
             flow = await begin()
             if flow is not None:
                 await self._runner.run(flow, partial(self._rest, seq))
+            self._waits = False
         except DatabaseAway as exc:
             # What was recorded stands; what was not is done again.
-            log.warning("workflow waits for the database", reason=exc.message)
+            if not self._waits:
+                log.warning("workflows wait for the database", reason=exc.message)
+            self._waits = True
             self._interrupted.set()
             await self._pause()
         except Stopping:

@@ -1,6 +1,7 @@
 """The fixtures of the service tier: a private RabbitMQ and PostgreSQL, a database a test."""
 
 import asyncio
+import os
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ from ccfd import settings
 from ccfd.store import migrate
 from ccfd.store.database import Database
 from tests.service.portal import Portal
-from tests.service.servers import RABBIT, Postgres, Rabbit, need
+from tests.service.servers import RABBIT, Postgres, Rabbit, SmallDisk, need
 from tests.service.site import Site
 
 TEMPLATE = "template_ccfd"
@@ -62,6 +63,28 @@ async def database_url(postgres: Postgres) -> AsyncIterator[str]:
     await postgres.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     yield postgres.url(name)
     await postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def small_disk(postgres: Postgres) -> AsyncIterator[SmallDisk]:
+    """A fresh database on a disk of its own."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    name = f"small_{uuid4().hex}"
+    with tempfile.TemporaryDirectory(prefix="ccfd-small-") as folder:
+        # The user postgres must get there.
+        Path(folder).chmod(0o755)
+        disk = SmallDisk(Path(folder) / "disk", postgres.url(name))
+        disk.folder.mkdir()
+        disk.mount()
+        try:
+            await postgres.execute(f"CREATE TABLESPACE {name} LOCATION '{disk.folder}'")
+            await postgres.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE} TABLESPACE {name}")
+            yield disk
+            await postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+            await postgres.execute(f"DROP TABLESPACE {name}")
+        finally:
+            disk.unmount()
 
 
 @pytest.fixture

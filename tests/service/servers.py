@@ -172,6 +172,37 @@ class Postgres:
             self._process = None
 
 
+class SmallDisk:
+    """A disk of its own for one database: a file system in memory."""
+
+    SIZE = "32M"
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self.folder = folder
+        self.url = url
+        self._ballast = folder / "ballast"
+
+    def mount(self) -> None:
+        """Begin."""
+        argv = ["mount", "-t", "tmpfs", "-o", f"size={self.SIZE}", "tmpfs", str(self.folder)]
+        run(argv)
+        shutil.chown(self.folder, "postgres", "postgres")
+
+    def unmount(self) -> None:
+        """End; what is on it is gone."""
+        run(["umount", "--lazy", str(self.folder)])
+
+    def fill(self) -> None:
+        """Leave no room."""
+        with self._ballast.open("wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+
+    def make_room(self) -> None:
+        """Leave room again."""
+        self._ballast.unlink()
+
+
 def _spawn(
     command: list[str], folder: Path, environment: dict[str, str] | None = None
 ) -> subprocess.Popen[bytes]:

@@ -7,8 +7,9 @@ import aio_pika
 import pytest
 from structlog.testing import capture_logs
 
+from tests.service.cutter import Cut, Cutter
 from tests.service.portal import Portal
-from tests.service.servers import Postgres, Rabbit
+from tests.service.servers import Postgres, Rabbit, SmallDisk
 from tests.service.site import Site
 
 
@@ -113,6 +114,57 @@ async def test_a_broker_that_restarts_is_found_again_and_all_goes_on(
             assert (await site.terminal(request))["outcome"] == "succeeded"
         await site.bus.flush()
         assert await site.unpublished() == 0
+
+
+@pytest.mark.parametrize("how", ["torn", "unconfirmed"])
+async def test_a_connection_that_is_cut_in_the_middle_of_a_publish_loses_nothing(
+    broker: Rabbit, database_url: str, how: Cut
+) -> None:
+    async with (
+        Cutter.before(broker.url, how) as (cutter, url),
+        Site.at(url, database_url) as site,
+        site.running(),
+    ):
+        await site.until_consuming()
+        async with Portal.opened(broker.url) as portal:
+            cutter.marker, cutter.cuts = b'"outcome":"succeeded"', 3
+            requests = [await portal.send("subnet.create", {"owner": f"o{n}"}) for n in range(30)]
+            for request in requests:
+                assert (await portal.terminal(request)).type == "subnet.create.succeeded"
+            await site.bus.flush()
+            async with asyncio.timeout(20):
+                while cutter.cuts or await site.unpublished():
+                    await asyncio.sleep(0.05)
+    for request in requests:
+        said = [message for message in portal.about(request) if "succ" in (message.type or "")]
+        assert len({(message.message_id, message.body) for message in said}) == 1
+    if how == "unconfirmed":
+        assert len(portal.results) > 2 * len(requests), "what was not confirmed is said again"
+
+
+async def test_a_full_disk_is_told_and_waited_for(broker: Rabbit, small_disk: SmallDisk) -> None:
+    async with Site.at(broker.url, small_disk.url) as site, site.running():
+        await site.until_consuming()
+        async with Portal.opened(broker.url) as portal:
+            await portal.ask("subnet.create", {"owner": "before"})
+            small_disk.fill()
+            requests = [
+                await portal.send("subnet.create", {"owner": f"o{n}", "ipcount": 8})
+                for n in range(300)
+            ]
+            async with asyncio.timeout(20):
+                while site.database.is_up:
+                    await asyncio.sleep(0.01)
+            assert "No space left on device" in site.database.problem
+            await asyncio.sleep(2.0)
+            assert not site.database.is_up, "it is said as long as it lasts"
+            assert site.bus.consuming
+            small_disk.make_room()
+            for request in requests:
+                assert (await portal.terminal(request)).type == "subnet.create.succeeded"
+            async with asyncio.timeout(20):
+                while not site.database.is_up:
+                    await asyncio.sleep(0.05)
 
 
 async def test_a_broker_that_is_down_at_start_is_waited_for(

@@ -157,12 +157,14 @@ def _faults(
 KILLED: tuple[How, float] = ("killed", 5)
 # Longer than a step is tried again by default.
 AWAY: tuple[How, float] = ("killed", 20)
+# Longer than every wait for an answer, and than a lease.
+MINUTE: tuple[How, float] = ("killed", 60)
 STOPPED: tuple[How, float] = ("stopped", 10)
 FROZEN: tuple[How, float] = ("frozen", 15)
 
 FAULTS = (
     *_faults("RabbitMQ", "rabbitmq", SERVICES, KILLED, STOPPED, FROZEN),
-    *_faults("PostgreSQL", "postgresql", SERVICES, KILLED, STOPPED, FROZEN),
+    *_faults("PostgreSQL", "postgresql", SERVICES, KILLED, MINUTE, STOPPED, FROZEN),
     *_faults("ovs-vswitchd of a host", "ovs-vswitchd", "h1", KILLED, FROZEN),
     *_faults("ovs-vswitchd of the network node", "ovs-vswitchd", NODE, KILLED, FROZEN),
     *_faults("ovsdb-server of a host", "ovsdb-server", "h1", KILLED, FROZEN),

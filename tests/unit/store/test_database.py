@@ -83,6 +83,7 @@ async def test_the_embedded_database_is_durable_and_takes_its_lock_first(tmp_pat
     [
         (asyncpg.exceptions.DiskFullError("no space left"), True),
         (asyncpg.exceptions.TooManyConnectionsError("sorry"), True),
+        (asyncpg.exceptions.InternalServerError("could not write init file"), True),
         (asyncpg.exceptions.AdminShutdownError("bye"), True),
         (asyncpg.exceptions.CannotConnectNowError("starting up"), True),
         (asyncpg.exceptions.ReadOnlySQLTransactionError("a standby"), True),
