@@ -30,7 +30,7 @@ from ccfd.handlers.recover import Recovery
 from ccfd.handlers.registry import handlers
 from ccfd.handlers.timers import Timers
 from ccfd.handlers.vm_watch import VmWatch
-from ccfd.http import reconcile, recover, ssh_key
+from ccfd.http import dead, reconcile, recover, ssh_key
 from ccfd.http.api import Api
 from ccfd.http.metrics import Metrics
 from ccfd.http.stream import Stream
@@ -52,6 +52,7 @@ from ccfd.workflow.engine import Engine
 from ccfd.workflow.intake import Intake
 from ccfd.workflow.intervene import Interventions
 from ccfd.workflow.lease import Lease
+from ccfd.workflow.letters import DeadLetters
 from ccfd.workflow.records import Flow, Records
 from ccfd.workflow.revisit import Revisits
 from ccfd.workflow.runner import Runner, progress
@@ -328,6 +329,7 @@ class Daemon:
             more=[
                 *reconcile.routes(self._reconciler),
                 *recover.routes(self._recovery),
+                *dead.routes(DeadLetters(self.database, self.intake)),
                 *ssh_key.routes(self.database, self._ssh_keys),
             ],
         )

@@ -13,6 +13,7 @@ import typer
 
 from ccfd.cli import (
     controller_commands,
+    dead_commands,
     file_commands,
     look_commands,
     reconcile_commands,
@@ -50,6 +51,7 @@ app.add_typer(look_commands.network, name="network")
 app.add_typer(look_commands.flavor, name="flavor")
 app.add_typer(look_commands.image, name="image")
 app.add_typer(request_commands.request, name="request")
+app.add_typer(dead_commands.app, name="dead")
 app.command()(file_commands.plan)
 app.command()(file_commands.apply)
 app.command()(watch)

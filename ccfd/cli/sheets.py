@@ -76,6 +76,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("expires", _time("expires_at")),
         ("description", _of("description")),
     ),
+    "dead": (*_plain("message_id", "type", "error", "detail"), ("buried", _time("buried_at"))),
     "vms": _plain("vm", "name", "slice", "state", "ip", "mac", "host", "flavor", "image"),
     "subnets": (
         *_plain("owner", "subnet", "cidr", "network", "state"),

@@ -186,7 +186,7 @@ class Api:
         event = await self._event(request)
         if not access.may_send(request[access.REQUEST_ROLE], event.type):
             raise web.HTTPForbidden(reason=f"this token's role may not send {event.type}")
-        wait = _number(request, "wait", 0.0, LONGEST_WAIT)
+        wait = number(request, "wait", 0.0, LONGEST_WAIT)
         # Over HTTP whoever sends nonsense is told at once: no request, no dead letter.
         self._intake.check(event)
         async with self._database.signals.listen(ENDED + event.message_id) as told:
@@ -295,7 +295,7 @@ class Api:
                     f"cannot filter by {', '.join(sorted(unknown))}:"
                     f" only by {', '.join(sorted(known.filters)) or 'nothing'}",
                 )
-            limit = int(_number(request, "limit", 100, MAX_LIMIT, least=1))
+            limit = int(number(request, "limit", 100, MAX_LIMIT, least=1))
 
             async def read(transaction: Transaction) -> dict[str, Any]:
                 return await known.page(limit, after, filters, transaction)
@@ -333,16 +333,17 @@ class Api:
         return response
 
 
-def _number(
+def number(
     request: web.Request, name: str, default: float, most: float, *, least: float = 0
 ) -> float:
+    """Read a number of the query; raise `Refused` where it is none from *least* to *most*."""
     text = request.query.get(name)
     if text is None:
         return default
     try:
-        number = float(text)
+        found = float(text)
     except ValueError:
-        number = -1
-    if not least <= number <= most:
+        found = -1
+    if not least <= found <= most:
         raise Refused("invalid_message", f"{name}: must be a number from {least:g} to {most:g}")
-    return number
+    return found

@@ -18,6 +18,7 @@ RESULTS = "ccf.results"
 DEAD = "ccf.dead"
 DEFAULT_EXCHANGE = ""
 ERROR = "x-ccf-error"
+DETAIL = "x-ccf-detail"
 TOPIC = "outbox"
 
 
@@ -86,7 +87,7 @@ def letter(
         "routing_key": routing_key,
         "type": routing_key,
         "content_type": content_type,
-        "headers": {ERROR: error, "x-ccf-detail": detail[:1024]},
+        "headers": {ERROR: error, DETAIL: detail[:1024]},
         "body": raw,
     }
 

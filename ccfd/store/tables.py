@@ -182,6 +182,13 @@ Index(
     sqlite_where=text(UNPUBLISHED),
 )
 Index("ix_outbox_created_at", outbox.c.created_at)
+LETTER = "exchange = 'ccf.dead'"
+Index(
+    "ix_outbox_letter",
+    outbox.c.id,
+    postgresql_where=text(LETTER),
+    sqlite_where=text(LETTER),
+)
 
 network = Table(
     "network",

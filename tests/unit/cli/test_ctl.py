@@ -258,6 +258,15 @@ async def test_a_request_is_shown_with_its_steps(ctl_: Ctl, twin: Twin, socket: 
     assert re.search(r"make-bridge +done +1", done.out)
 
 
+async def test_a_dead_letter_is_found_and_sent_again(ctl_: Ctl, twin: Twin, socket: str) -> None:
+    letter = {"message_id": "m1", "type": "subnet.grow", "error": "unknown_type", "detail": "no"}
+    twin.lists["dead"] = [{**letter, "buried_at": "2026-11-22T12:00:00.000Z"}]
+    done = await ctl_("--socket", socket, "dead", "list")
+    assert done.out.splitlines()[1].split()[:3] == ["m1", "subnet.grow", "unknown_type"]
+    done = await ctl_("--json", "--socket", socket, "dead", "requeue", "m1")
+    assert json.loads(done.out) == {"request_id": "m1 again"}
+
+
 async def test_an_event_is_applied_from_a_file_with_its_own_id(
     ctl_: Ctl, twin: Twin, socket: str, tmp_path: Path
 ) -> None:

@@ -99,6 +99,7 @@ class Twin:
                 web.get("/v1/slices/demo/ssh-key", self.ssh_key),
                 web.get("/v1/recover", self.recover),
                 web.post("/v1/recover", self.recover),
+                web.post("/v1/dead/{id}/requeue", self.requeue),
                 web.get("/v1/vms/{id}", self.vm),
                 web.get("/v1/{kind}", self.list),
             ]
@@ -109,6 +110,9 @@ class Twin:
     async def close(self, _application: web.Application) -> None:
         for queue in self._queues:
             queue.put_nowait(b"")
+
+    async def requeue(self, request: web.Request) -> web.Response:
+        return web.json_response({"request_id": f"{request.match_info['id']} again"}, status=202)
 
     async def recover(self, request: web.Request) -> web.Response:
         self.recovered.append(request.method)

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
-from ccfd.http import access, reconcile, recover
+from ccfd.http import access, dead, reconcile, recover
 from ccfd.http.openapi import document
 
 
@@ -17,6 +17,37 @@ class Twin:
 
     async def apply(self) -> dict[str, Any]:
         return {"did": True}
+
+
+class Letters:
+    async def page(self, limit: int, after: int) -> dict[str, Any]:
+        return {"items": [limit, after], "next": None}
+
+    async def one(self, message_id: str) -> dict[str, Any]:
+        return {"message_id": message_id}
+
+    async def requeue(self, message_id: str) -> str:
+        return f"{message_id} again"
+
+
+async def test_everybody_may_read_dead_letters_and_an_operator_may_send_them_again() -> None:
+    @web.middleware
+    async def as_said(request: web.Request, handler: access.Handle) -> web.StreamResponse:
+        request[access.REQUEST_ROLE] = request.headers["role"]
+        return await handler(request)
+
+    application = web.Application(middlewares=[as_said])
+    application.add_routes(dead.routes(Letters()))
+    async with TestClient(TestServer(application)) as client:
+        for role, method, path, status, body in (
+            ("viewer", "GET", "/v1/dead?limit=5&after=7", 200, {"items": [5, 7], "next": None}),
+            ("viewer", "GET", "/v1/dead/m1", 200, {"message_id": "m1"}),
+            ("portal", "POST", "/v1/dead/m1/requeue", 403, None),
+            ("operator", "POST", "/v1/dead/m1/requeue", 202, {"request_id": "m1 again"}),
+        ):
+            async with client.request(method, path, headers={"role": role}) as answer:
+                assert answer.status == status
+                assert body is None or await answer.json() == body
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,13 @@ def upgrade() -> None:
     with op.batch_alter_table("outbox", schema=None) as batch_op:
         batch_op.create_index("ix_outbox_created_at", ["created_at"], unique=False)
         batch_op.create_index(
+            "ix_outbox_letter",
+            ["id"],
+            unique=False,
+            postgresql_where=sa.text("exchange = 'ccf.dead'"),
+            sqlite_where=sa.text("exchange = 'ccf.dead'"),
+        )
+        batch_op.create_index(
             "ix_outbox_unpublished",
             ["id"],
             unique=False,
