@@ -196,6 +196,7 @@ class Daemon:
             images=self._hypervisors.images,
             disks=self._hypervisors.disks,
             domains=self._hypervisors.domains,
+            snapshots=self._hypervisors.snapshots,
         )
 
     def _ticked(self, lag: float) -> None:

@@ -46,6 +46,7 @@ def vm_document(row: Row[Any]) -> Document:
         "flavor": row.flavor,
         "image": row.image["name"] if row.image else None,
         "host": row.host,
+        "snapshots": row.snapshots,
         "error": row.error,
         "created_at": timestamp(row.created_at),
     }

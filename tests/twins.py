@@ -27,6 +27,8 @@ from ccfd.model.vm import (
     ImageOnHost,
     Listing,
     Machine,
+    Revert,
+    Snapshot,
     Stop,
 )
 from ccfd.network.node import SeenSlice
@@ -75,6 +77,8 @@ class World:
     domains: dict[tuple[str, str], Machine] = field(default_factory=dict)
     taken_down: set[str] = field(default_factory=set)
     paused: set[tuple[str, str]] = field(default_factory=set)
+    sizes: dict[tuple[str, str], int] = field(default_factory=dict)
+    snapshots: dict[tuple[str, str], dict[str, tuple[str, str]]] = field(default_factory=dict)
     reasons: dict[str, str] = field(default_factory=dict)
     boots: list[str] = field(default_factory=list)
     trap: Trap = no_trap
@@ -118,6 +122,7 @@ class World:
             images=ImagesTwin(self),
             disks=DisksTwin(self),
             domains=DomainsTwin(self),
+            snapshots=SnapshotsTwin(self),
         )
 
 
@@ -293,6 +298,7 @@ class DisksTwin:
         if (disk.host, disk.image.checksum) not in self._world.images:
             raise Refused("hypervisor_error", "the base image is not in the pool")
         self._world.disks[disk.host, disk.vm] = disk.image.checksum
+        self._world.sizes[disk.host, disk.vm] = disk.size
         await self._world.halfway()
         self._world.seeds[disk.host, disk.vm] = disk.hostname
         await self._world.trap("disks.make:after", disk)
@@ -304,7 +310,19 @@ class DisksTwin:
         self._world.seeds.pop((disk.host, disk.vm), None)
         await self._world.halfway()
         self._world.disks.pop((disk.host, disk.vm), None)
+        self._world.sizes.pop((disk.host, disk.vm), None)
+        self._world.snapshots.pop((disk.host, disk.vm), None)
         await self._world.trap("disks.remove:after", disk)
+
+    async def grow(self, disk: Disk) -> None:
+        await self._world.trap("disks.grow:before", disk)
+        at = (disk.host, disk.vm)
+        if at not in self._world.disks:
+            raise Refused("hypervisor_error", "the disk is lost")
+        if at in self._world.domains or self._world.snapshots.get(at):
+            raise Refused("hypervisor_error", "the disk is in use, or has snapshots")
+        self._world.sizes[at] = max(self._world.sizes[at], disk.size)
+        await self._world.trap("disks.grow:after", disk)
 
 
 class DomainsTwin:
@@ -316,6 +334,8 @@ class DomainsTwin:
         at = (machine.host, machine.vm)
         if at not in self._world.disks or at not in self._world.seeds:
             raise Refused("hypervisor_error", "the domain's disk is missing")
+        if self._world.domains.get(at, machine) != machine:
+            self._off(machine)
         self._world.definitions[at] = machine
         await self._world.halfway()
         if at not in self._world.domains:
@@ -369,6 +389,62 @@ class DomainsTwin:
         self._world.definitions.pop((machine.host, machine.vm), None)
         await self._world.trap("domains.destroy:after", machine)
 
+    async def redefine(self, machine: Machine) -> None:
+        await self._world.trap("domains.redefine:before", machine)
+        if (machine.host, machine.vm) in self._world.domains:
+            raise Refused("internal", "a domain that runs is not what is defined for it")
+        self._world.definitions[machine.host, machine.vm] = machine
+        await self._world.trap("domains.redefine:after", machine)
+
+
+class SnapshotsTwin:
+    """Snapshots by name: their marks, and the states that their VMs were in."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def _of(self, machine: Machine) -> dict[str, tuple[str, str]]:
+        at = (machine.host, machine.vm)
+        if at not in self._world.definitions:
+            raise Refused("hypervisor_error", "no domain")
+        return self._world.snapshots.setdefault(at, {})
+
+    async def take(self, snapshot: Snapshot) -> None:
+        await self._world.trap("snapshots.take:before", snapshot.machine)
+        known = self._of(snapshot.machine)
+        state = self._world.state_of(snapshot.machine)
+        if known.setdefault(snapshot.name, (snapshot.mark, state))[0] != snapshot.mark:
+            raise Refused("invalid_state", "another snapshot of that name is there")
+        await self._world.trap("snapshots.take:after", snapshot.machine)
+
+    async def take_back(self, snapshot: Snapshot) -> None:
+        await self._world.trap("snapshots.take_back:before", snapshot.machine)
+        known = self._of(snapshot.machine)
+        if known.get(snapshot.name, ("", ""))[0] == snapshot.mark:
+            del known[snapshot.name]
+        await self._world.trap("snapshots.take_back:after", snapshot.machine)
+
+    async def revert(self, revert: Revert) -> dict[str, Any]:
+        machine = revert.start.machine
+        await self._world.trap("snapshots.revert:before", machine)
+        at = (machine.host, machine.vm)
+        if at not in self._world.domains:
+            known = self._of(machine)
+            if revert.name not in known:
+                raise Refused("hypervisor_error", "no such snapshot any more")
+            if known[revert.name][1] != "shutoff":
+                self._world.domains[at] = machine
+                self._world.boots.append(machine.vm)
+            if known[revert.name][1] == "paused":
+                self._world.paused.add(at)
+        await self._world.trap("snapshots.revert:after", machine)
+        return {"state": self._world.state_of(machine)}
+
+    async def delete(self, snapshot: Snapshot) -> None:
+        await self._world.trap("snapshots.delete:before", snapshot.machine)
+        self._of(snapshot.machine).pop(snapshot.name, None)
+        await self._world.trap("snapshots.delete:after", snapshot.machine)
+
 
 class LookTwin:
     """Sees a world as inventories do; `unseen` places do not answer."""
@@ -397,6 +473,12 @@ class LookTwin:
             ),
         )
         return present, dict.fromkeys(self.unseen, "it does not answer")
+
+    async def inventory(self, host: str) -> tuple[Found, ...]:
+        return self._host(host).domains
+
+    async def find(self, host: str, vm: str) -> Found | None:
+        return next((one for one in self._host(host).domains if one.vm == vm), None)
 
     def _switch(self, host: str) -> Inventory:
         here = {vni: ports for (at, vni), ports in self._world.bridges.items() if at == host}
@@ -448,6 +530,7 @@ class LookTwin:
                     vm=one.vm,
                     state=world.state_of(one),
                     reason=world.reason_of(one),
+                    snapshots=tuple(world.snapshots.get((host, one.vm), ())),
                     owner=Owner(
                         slice=one.slice,
                         name=one.name,

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Virtual machines.", no_args_is_help=True)
 
+snapshots = typer.Typer(help="Snapshots of a VM: `vm show` lists them.", no_args_is_help=True)
+app.add_typer(snapshots, name="snapshot")
+
+SnapshotName = Annotated[str, typer.Argument(metavar="NAME", help="The snapshot's name.")]
 Vm = Annotated[str, typer.Argument(metavar="VM", help="The VM's id, or SLICE/NAME.")]
 Force = Annotated[bool, typer.Option("--force", help="Cut its power without asking the guest.")]
 
@@ -127,6 +131,41 @@ def suspend(context: typer.Context, vm: Vm, wait: Wait = True) -> None:
 def resume(context: typer.Context, vm: Vm, wait: Wait = True) -> None:
     """Have a suspended VM go on."""
     _power(context, "resume", vm, wait=wait)
+
+
+@app.command()
+def resize(
+    context: typer.Context,
+    vm: Vm,
+    flavor: Annotated[str, typer.Option(help="Its new size.")],
+    wait: Wait = True,
+) -> None:
+    """Give a VM another size; one that runs is restarted."""
+    here = session(context)
+    here.send("vm.resize", {"vm": vm_id(here, vm), "flavor": flavor}, wait=wait)
+
+
+def _snapshot(context: typer.Context, what: str, vm: str, name: str, *, wait: bool) -> None:
+    here = session(context)
+    here.send(f"vm.snapshot_{what}", {"vm": vm_id(here, vm), "snapshot": name}, wait=wait)
+
+
+@snapshots.command("create")
+def snapshot_create(context: typer.Context, vm: Vm, name: SnapshotName, wait: Wait = True) -> None:
+    """Keep a VM's disk as it is now, and its memory if it is not off."""
+    _snapshot(context, "create", vm, name, wait=wait)
+
+
+@snapshots.command("revert")
+def snapshot_revert(context: typer.Context, vm: Vm, name: SnapshotName, wait: Wait = True) -> None:
+    """Have a VM be as it was; what has happened since is lost."""
+    _snapshot(context, "revert", vm, name, wait=wait)
+
+
+@snapshots.command("delete")
+def snapshot_delete(context: typer.Context, vm: Vm, name: SnapshotName, wait: Wait = True) -> None:
+    """Delete a snapshot."""
+    _snapshot(context, "delete", vm, name, wait=wait)
 
 
 def vm_id(here: Session, vm: str) -> str:

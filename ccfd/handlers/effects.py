@@ -3,11 +3,22 @@
 The names are stored with each workflow's steps and live as long as the database.
 """
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from ccfd.errors import Transient
 from ccfd.model.network import Bridge, BridgeChange, Control, Dhcp, DhcpChange, Namespace, Ports
-from ccfd.model.vm import Disk, ImageListing, ImageOnHost, Machine, Start, Stop
+from ccfd.model.vm import (
+    Disk,
+    ImageListing,
+    ImageOnHost,
+    Machine,
+    Redefinition,
+    Revert,
+    Snapshot,
+    Start,
+    Stop,
+)
 from ccfd.workflow.steps import Effect, Effects, Value
 
 
@@ -52,7 +63,17 @@ class Disks(Protocol):
     """The VMs' disks."""
 
     async def make(self, disk: Disk) -> None: ...
+    async def grow(self, disk: Disk) -> None: ...
     async def remove(self, disk: Disk) -> None: ...
+
+
+class Snapshots(Protocol):
+    """The VMs' snapshots."""
+
+    async def take(self, snapshot: Snapshot) -> None: ...
+    async def take_back(self, snapshot: Snapshot) -> None: ...
+    async def revert(self, revert: Revert) -> Value: ...
+    async def delete(self, snapshot: Snapshot) -> None: ...
 
 
 class Domains(Protocol):
@@ -62,8 +83,65 @@ class Domains(Protocol):
     async def stop(self, stop: Stop) -> Value: ...
     async def suspend(self, machine: Machine) -> Value: ...
     async def resume(self, machine: Machine) -> Value: ...
+    async def redefine(self, machine: Machine) -> None: ...
     async def power_off(self, machine: Machine) -> None: ...
     async def destroy(self, machine: Machine) -> None: ...
+
+
+class _Vms:
+    """What is several drivers' business, or one's to be called in another way."""
+
+    def __init__(self, fabric: Fabric, domains: Domains, snapshots: Snapshots) -> None:
+        self._fabric = fabric
+        self._domains = domains
+        self._snapshots = snapshots
+
+    async def _on_the_network(self, start: Start, begin: Callable[[], Awaitable[Value]]) -> Value:
+        """Have *begin* make a VM run whose domain is off, and its new tap taken up."""
+        # A switch that had opened the tap of an earlier run would not notice the next one:
+        # plugging it in first costs one look where there was none (docs/adr/0006).
+        await self._fabric.plug(start.port)
+        value = await begin()
+        runs = value is None or value["state"] != "shutoff"
+        if runs and not await self._fabric.carries(start.port):
+            await self._domains.power_off(start.machine)
+            raise Transient(
+                "switch_error",
+                f"the switch of {start.port.host} took the new link of VM {start.machine.vm} down:"
+                " the VM is started again",
+                retry_in=0,
+            )
+        return value
+
+    async def boot(self, start: Start) -> Value:
+        return await self._on_the_network(start, lambda: self._domains.boot(start.machine))
+
+    async def boot_again(self, start: Start) -> None:
+        await self.boot(start)
+
+    async def interrupt(self, start: Start) -> Value:
+        return await self._domains.stop(Stop(machine=start.machine))
+
+    async def revert(self, revert: Revert) -> Value:
+        return await self._on_the_network(revert.start, lambda: self._snapshots.revert(revert))
+
+    async def redefine(self, change: Redefinition) -> None:
+        await self._domains.redefine(change.after)
+
+    async def redefine_back(self, change: Redefinition) -> None:
+        await self._domains.redefine(change.before)
+
+    async def destroy(self, start: Start) -> None:
+        await self._domains.destroy(start.machine)
+
+    async def power_off(self, start: Start) -> None:
+        await self._domains.power_off(start.machine)
+
+    async def resume(self, machine: Machine) -> None:
+        await self._domains.resume(machine)
+
+    async def suspend(self, machine: Machine) -> None:
+        await self._domains.suspend(machine)
 
 
 def effects(
@@ -74,36 +152,10 @@ def effects(
     images: Images,
     disks: Disks,
     domains: Domains,
+    snapshots: Snapshots,
 ) -> Effects:
     """Join the effects with the drivers that have them."""
-
-    async def boot(start: Start) -> Value:
-        # A switch that had opened the tap of an earlier attempt would not notice the next one:
-        # plugging it in first costs one look where there was none (docs/adr/0006).
-        await fabric.plug(start.port)
-        value = await domains.boot(start.machine)
-        if not await fabric.carries(start.port):
-            await domains.power_off(start.machine)
-            raise Transient(
-                "switch_error",
-                f"the switch of {start.port.host} took the new link of VM {start.machine.vm} down:"
-                " the VM is started again",
-                retry_in=0,
-            )
-        return value
-
-    async def destroy(start: Start) -> None:
-        await domains.destroy(start.machine)
-
-    async def power_off(start: Start) -> None:
-        await domains.power_off(start.machine)
-
-    async def resume(machine: Machine) -> None:
-        await domains.resume(machine)
-
-    async def suspend(machine: Machine) -> None:
-        await domains.suspend(machine)
-
+    vms = _Vms(fabric, domains, snapshots)
     return {
         "list-images": Effect(ImageListing, images.list, None),
         # Base images belong to no workflow: they stay for the next VM.
@@ -117,13 +169,20 @@ def effects(
         "serve-dhcp": Effect(Dhcp, dhcp.serve, dhcp.stop),
         "change-dhcp": Effect(DhcpChange, dhcp.change, dhcp.change_back),
         "make-disk": Effect(Disk, disks.make, disks.remove),
-        "boot": Effect(Start, boot, destroy),
+        "boot": Effect(Start, vms.boot, vms.destroy),
         # A VM that was there before stays defined, with its snapshots.
-        "start-vm": Effect(Start, boot, power_off),
-        "suspend-vm": Effect(Machine, domains.suspend, resume),
-        "resume-vm": Effect(Machine, domains.resume, suspend),
+        "start-vm": Effect(Start, vms.boot, vms.power_off),
+        "suspend-vm": Effect(Machine, domains.suspend, vms.resume),
+        "resume-vm": Effect(Machine, domains.resume, vms.suspend),
+        "interrupt-vm": Effect(Start, vms.interrupt, vms.boot_again),
+        "redefine-vm": Effect(Redefinition, vms.redefine, vms.redefine_back),
+        "take-snapshot": Effect(Snapshot, snapshots.take, snapshots.take_back),
+        # A guest may have used a disk that has grown.
+        "grow-disk": Effect(Disk, disks.grow, None),
         # What deletes, or loses what a guest has in memory, only goes forward.
         "stop-vm": Effect(Stop, domains.stop, None),
+        "revert-vm": Effect(Revert, vms.revert, None),
+        "delete-snapshot": Effect(Snapshot, snapshots.delete, None),
         "destroy-vm": Effect(Machine, domains.destroy, None),
         "remove-disk": Effect(Disk, disks.remove, None),
         "remove-ports": Effect(Ports, fabric.unplug, None),

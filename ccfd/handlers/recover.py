@@ -135,7 +135,7 @@ class Recovery:
                     f" hosts tell of VNI {planned.vni} and subnet {planned.address}",
                 )
         lacking = await _lacking(planned, transaction)
-        await vm_choice.adopt(planned.name, lacking, told.states, transaction)
+        await vm_choice.adopt(planned.name, lacking, told.states, told.snapshots, transaction)
         if row is None:
             return "rebuilt", lacking
         return "completed" if lacking else "known", lacking

@@ -6,7 +6,7 @@ do not fit, neither is believed.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Interface
 
 from ccfd.errors import Refused
@@ -24,12 +24,14 @@ from ccfd.vt.domains import Found
 class Told:
     """A slice as hosts tell of it; `planned` is None where no bridge does.
 
-    With `faults` it cannot be made again. `states` are its VMs' states by their ids.
+    With `faults` it cannot be made again. `states` are its VMs' states by their ids,
+    `snapshots` the names of their snapshots.
     """
 
     name: str
     planned: PlannedSlice | None = None
     states: Mapping[str, str]
+    snapshots: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
 
@@ -92,6 +94,7 @@ def _tell(name: str, seen: _Seen) -> Told:
         name=name,
         planned=replace(planned, vms=tuple(sorted(vms, key=lambda vm: vm.id))),
         states=states,
+        snapshots={found.vm: found.snapshots for _, found in seen.domains[name]},
         notes=notes,
         faults=tuple(faults),
     )

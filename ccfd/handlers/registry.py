@@ -10,6 +10,8 @@ from ccfd.handlers.slice_update import UpdateSlice
 from ccfd.handlers.subnet_events import ConfirmSubnet, CreateSubnet, DeleteSubnet
 from ccfd.handlers.vm_events import CreateVm, DeleteVm
 from ccfd.handlers.vm_power_events import RebootVm, ResumeVm, StartVm, StopVm, SuspendVm
+from ccfd.handlers.vm_resize_events import ResizeVm
+from ccfd.handlers.vm_snapshot_events import DeleteSnapshot, RevertToSnapshot, TakeSnapshot
 from ccfd.settings import Settings
 from ccfd.workflow.handler import Handlers
 
@@ -34,6 +36,10 @@ def handlers(settings: Settings) -> Handlers:
         ResumeVm(settings),
         CreateController(settings),
         DeleteController(settings),
+        ResizeVm(settings),
+        TakeSnapshot(settings),
+        RevertToSnapshot(settings),
+        DeleteSnapshot(settings),
         CreateFlavor(),
         DeleteFlavor(),
         ImportImages(),

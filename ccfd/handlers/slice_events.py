@@ -34,6 +34,10 @@ CHANGES = frozenset(
         "vm.reboot",
         "vm.suspend",
         "vm.resume",
+        "vm.resize",
+        "vm.snapshot_create",
+        "vm.snapshot_revert",
+        "vm.snapshot_delete",
     }
 )
 """What is asked of a slice, or a VM, that is there, and has no point when the slice goes."""

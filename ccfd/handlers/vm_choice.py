@@ -86,7 +86,7 @@ async def choose(
             )
         )
     states = dict.fromkeys(ids, "building")
-    await transaction.execute(insert(tables.vm), _rows(slice_name, vms, states))
+    await transaction.execute(insert(tables.vm), _rows(slice_name, vms, states, {}))
     return tuple(vms)
 
 
@@ -94,6 +94,7 @@ async def adopt(
     slice_name: str,
     vms: Sequence[PlannedVm],
     states: Mapping[str, str],
+    snapshots: Mapping[str, Sequence[str]],
     transaction: Transaction,
 ) -> None:
     """Make the rows of VMs that are on their hosts already, and claim what they hold.
@@ -109,11 +110,14 @@ async def adopt(
         else:
             await subnets.claim_address(slice_name, vm.ip, vm.id, transaction)
     await claims.adopt(map(_claim, vms), transaction)
-    await transaction.execute(insert(tables.vm), _rows(slice_name, vms, states))
+    await transaction.execute(insert(tables.vm), _rows(slice_name, vms, states, snapshots))
 
 
 def _rows(
-    slice_name: str, vms: Iterable[PlannedVm], states: Mapping[str, str]
+    slice_name: str,
+    vms: Iterable[PlannedVm],
+    states: Mapping[str, str],
+    snapshots: Mapping[str, Sequence[str]],
 ) -> list[dict[str, object]]:
     return [
         {
@@ -132,6 +136,7 @@ def _rows(
             "image_checksum": vm.image.checksum,
             "host": vm.host,
             "dhcp": vm.dhcp,
+            "snapshots": list(snapshots.get(vm.id, ())),
             "created_at": vm.created_at,
         }
         for vm in vms
@@ -218,14 +223,19 @@ async def _size(spec: VmSpec, transaction: Transaction) -> tuple[int, int, int]:
         assert spec.ram is not None
         assert spec.disk is not None
         return spec.cpu, spec.ram, spec.disk
+    return await flavor_size(spec.flavor, transaction)
+
+
+async def flavor_size(name: str, transaction: Transaction) -> tuple[int, int, int]:
+    """Return vCPUs, MiB and GiB of the flavor *name*. Raises `Refused` (`flavor_not_found`)."""
     row = await transaction.one(
         select(tables.flavor)
-        .where(tables.flavor.c.name == spec.flavor, ~tables.flavor.c.deleted)
+        .where(tables.flavor.c.name == name, ~tables.flavor.c.deleted)
         # Shared with other VMs; a deletion waits, and then finds the VM that is decided here.
         .with_for_update(read=True)
     )
     if row is None:
-        raise Refused("flavor_not_found", f"no flavor is called {spec.flavor}")
+        raise Refused("flavor_not_found", f"no flavor is called {name}")
     return row.cpu, row.ram, row.disk
 
 

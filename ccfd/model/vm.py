@@ -110,6 +110,31 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Redefinition:
+    """A change of what a VM that is off will be when it is started, with the way back."""
+
+    before: Machine
+    after: Machine
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """A VM's snapshot; by `mark` the one that takes it knows it for its own."""
+
+    machine: Machine
+    name: str
+    mark: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revert:
+    """A VM's way back to the snapshot `name`; one with memory runs again, with a new tap."""
+
+    start: Start
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stop:
     """A VM's stop: `force` cuts the power, else the guest is asked first and given its time."""
 

@@ -215,6 +215,20 @@ class ControllerCreate(Body):
     island: Name | None = None
 
 
+class VmResize(Body):
+    """Give a VM another size."""
+
+    vm: VmId
+    flavor: Name
+
+
+class VmSnapshot(Body):
+    """Take a snapshot of a VM, go back to it, or delete it."""
+
+    vm: VmId
+    snapshot: Name
+
+
 class FlavorCreate(Body):
     """Give a size of VMs a name."""
 

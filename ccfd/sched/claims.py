@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import case, exists, func, select, update
 
+from ccfd.errors import Refused
 from ccfd.sched import placement
 from ccfd.sched.hosts import SIZES, HostRow, Hosts, Want
 from ccfd.settings import Policy
@@ -23,6 +24,9 @@ class Claim:
     cpu: int
     ram: int
     disk: int
+
+
+UNITS = {"cpu": "vCPUs", "ram": "MiB", "disk": "GiB"}
 
 
 class _Full(Exception):
@@ -112,6 +116,29 @@ async def _take(name: str, amounts: tuple[int, int, int], transaction: Transacti
     done = await transaction.execute(update(host).where(host.c.name == name, *fits).values(used))
     if done.rowcount != 1:
         raise _Full
+
+
+async def grow(vm_name: str, more: Claim, transaction: Transaction) -> None:
+    """Take *more* room for a VM on the host that it is on, drained or not.
+
+    Raises `Refused` (`no_valid_host`, with details as of a placement).
+    """
+    if await _taken(_total([more]), transaction):
+        return
+    row = await transaction.one(select(host).where(host.c.name == more.host))
+    assert row is not None, "a VM is on a host"
+    short = {
+        size: f"{size}: {free} {UNITS[size]} free, {wanted} more wanted"
+        for size in SIZES
+        if (wanted := getattr(more, size))
+        > (free := getattr(row, f"{size}_limit") - getattr(row, f"{size}_used"))
+    }
+    size, why = next(iter(short.items()), ("state", "somebody else has taken the room meanwhile"))
+    raise Refused(
+        "no_valid_host",
+        f"host {more.host} has no room for the VM {vm_name} to grow; details say why",
+        details={"vm": vm_name, "filters": {size: 1}, "hosts": {more.host: why}},
+    )
 
 
 async def claim(claims: Iterable[Claim], transaction: Transaction) -> None:

@@ -331,6 +331,7 @@ vm = Table(
     Column("image_checksum", String(128)),
     Column("host", ForeignKey("host.name")),
     Column("dhcp", Boolean, nullable=False),
+    Column("snapshots", Json, nullable=False, default=list),
     Column("error", Json),
     Column("created_at", UtcTime, nullable=False),
     CheckConstraint("kind IN ('slice', 'controller')", name="kind"),

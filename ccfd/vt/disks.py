@@ -33,6 +33,14 @@ class Disks:
         lane = self._lanes[disk.host]
         await lane.effect(disk.vm, lane.call_timeout, _make, disk, self._pool)
 
+    async def grow(self, disk: Disk) -> None:
+        """Make *disk*'s overlay, which no domain has open, as large as it says; never smaller.
+
+        Raises `Refused` where it is not there.
+        """
+        lane = self._lanes[disk.host]
+        await lane.effect(disk.vm, lane.call_timeout, _grow, disk, self._pool)
+
     async def remove(self, disk: Disk) -> None:
         """Leave nothing of *disk* in the host's pool; nothing there is success."""
         lane = self._lanes[disk.host]
@@ -85,6 +93,16 @@ def _seed(session: Session, pool: api.Pool, disk: Disk) -> None:
         volumes.delete(session, pool, name)
     volume = volumes.create(session, pool, name, volumes.plain(name))
     volumes.upload(session, volume, [wanted])
+
+
+def _grow(session: Session, disk: Disk, directory: str) -> None:
+    name = names.disk_volume(disk.vm)
+    volume = volumes.find(pools.ensure(session, directory), name)
+    if volume is None:
+        raise Refused("hypervisor_error", f"host {disk.host} has no {name}: its disk is lost")
+    if volume.infoFlags()[1] < capacity(disk):
+        session.check()
+        volume.resize(capacity(disk))
 
 
 def _remove(session: Session, disk: Disk, directory: str) -> None:

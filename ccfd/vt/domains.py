@@ -47,12 +47,14 @@ class Found:
     """A domain of ours on a host, with what it says about itself.
 
     `reason` is libvirt's word for why it is off (`REASONS`); empty for one that is not.
+    `snapshots` are the names of its snapshots, oldest first.
     """
 
     vm: str
     state: str
     reason: str = ""
     owner: metadata.Owner
+    snapshots: tuple[str, ...] = ()
 
 
 class Domains:
@@ -103,6 +105,11 @@ class Domains:
         await lane.effect(machine.vm, lane.call_timeout, _resume, machine.vm)
         return {"state": "running"}
 
+    async def redefine(self, machine: Machine) -> None:
+        """Have *machine*'s domain, which is off, be as it says at its next start."""
+        lane = self._lanes[machine.host]
+        await lane.effect(machine.vm, lane.call_timeout, _redefine, machine, self._settings)
+
     async def power_off(self, machine: Machine) -> None:
         """End *machine*'s domain as a cut power line would; it stays defined.
 
@@ -135,15 +142,26 @@ class Domains:
 def _boot(session: Session, machine: Machine, settings: Hypervisor) -> str:
     domain = ours.find(session, machine.vm)
     if domain is not None and ours.owner(session, domain).digest != metadata.digest(machine):
-        _destroy(session, machine.vm)
+        # Not undefined: that would forget its snapshots, which its disk still holds.
+        _power_off(session, machine.vm)
         domain = None
     if domain is None or not domain.isPersistent():
-        kind = domain_type(session, settings)
-        definition = domain_xml.definition(machine, settings.pool, kind)
-        session.check()
-        domain = session.connection.defineXML(definition)
+        domain = _define(session, machine, settings)
     _run(session, domain)
     return "running"
+
+
+def _define(session: Session, machine: Machine, settings: Hypervisor) -> api.Domain:
+    definition = domain_xml.definition(machine, settings.pool, domain_type(session, settings))
+    session.check()
+    return session.connection.defineXML(definition)
+
+
+def _redefine(session: Session, machine: Machine, settings: Hypervisor) -> None:
+    domain = ours.find(session, machine.vm)
+    if domain is not None:
+        ours.owner(session, domain)
+    _define(session, machine, settings)
 
 
 def _run(session: Session, domain: api.Domain) -> None:
@@ -232,8 +250,11 @@ def _find(session: Session, vm: str) -> Found | None:
 def _read(domain: api.Domain) -> Found | None:
     owner = faults.absent(api.NO_DOMAIN, partial(ours.read_owner, domain))
     state = faults.absent(api.NO_DOMAIN, domain.state) if owner is not None else None
-    if owner is None or state is None:
+    kept = faults.absent(api.NO_DOMAIN, lambda: domain.snapshotListNames(api.OLDEST_FIRST))
+    if owner is None or state is None or kept is None:
         return None
     word = STATES.get(state[0], "running")
     reason = REASONS.get(state[1], "unknown") if word == "shutoff" else ""
-    return Found(vm=domain.UUIDString(), state=word, reason=reason, owner=owner)
+    return Found(
+        vm=domain.UUIDString(), state=word, reason=reason, owner=owner, snapshots=tuple(kept)
+    )

@@ -13,6 +13,7 @@ from ccfd.vt.events import DomainEvents
 from ccfd.vt.image_source import ImageSource
 from ccfd.vt.images import Images
 from ccfd.vt.lane import PROBE_WITHIN, Lane
+from ccfd.vt.snapshots import Snapshots
 
 
 class Lanes(dict[str, Lane]):
@@ -46,6 +47,7 @@ class Hypervisors:
         )
         self.domains = Domains(self._lanes, hypervisor)
         self.disks = Disks(self._lanes, hypervisor.pool)
+        self.snapshots = Snapshots(self._lanes)
         self.images = Images(self._lanes, source, hypervisor.pool)
         self.events = DomainEvents({host.name: host.libvirt for host in settings.host}, connect)
 

@@ -87,7 +87,8 @@ async def prepare(folder: Folder, empty: Path, scenario: Scenario) -> None:
     harness = folder.open(Tripwire())
     await harness.prepare()
     async with harness.running():
-        for kind, body in scenario.before:
+        for ask in scenario.before:
+            kind, body = await resolved(ask, harness)
             made = await harness.ask(kind, **body)
             assert made["outcome"] == "succeeded", made
     keep.save(harness.world, folder.world)
@@ -142,12 +143,12 @@ async def _is_over(number: int, harness: Harness) -> bool:
 async def resolved(ask: Send, harness: Harness) -> Send:
     """Put the id of the VM in the place of its name."""
     kind, body = ask
-    if kind not in ("vm.delete", "controller.delete"):
+    if "vm" not in body:
         return ask
     # A controller's name is another each time.
-    named = {"name": body["vm"]} if kind == "vm.delete" else {"kind": "controller"}
+    named = {"kind": "controller"} if kind == "controller.delete" else {"name": body["vm"]}
     async with harness.database.read() as transaction:
         page = await COLLECTIONS["vms"].page(1, None, named, transaction)
     # A copy of a request that was carried out: the message still says the id.
     known: list[dict[str, Any]] = page["items"]
-    return kind, {"vm": known[0]["vm"] if known else "gone"}
+    return kind, {**body, "vm": known[0]["vm"] if known else "gone"}

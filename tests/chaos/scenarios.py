@@ -26,6 +26,8 @@ class Scenario:
     before: tuple[Send, ...] = ()
     asks: tuple[Send, ...]
     refuses: tuple[tuple[str, str], ...] = ()
+    starts: int = 1
+    """Times that a VM may be started, its creation included."""
     within: str = ""
     """Where there are two requests: the call of the first one that waits for the second one."""
 
@@ -81,6 +83,19 @@ CONTROL = ("controller.create", {"slice": SLICE, "image_name": "tiny"})
 UNCONTROL = ("controller.delete", {"vm": "its"})
 ATTACH_VM = ("slice.update", {"slice": SLICE, "controller": IMAGE})
 NO_BOOT_ANYWHERE = (("domains.boot:after", "h1"), ("domains.boot:after", "h2"))
+WIDE = ("flavor.create", {"flavor": "wide", "cpu": 2, "ram": 64, "disk": 2})
+MANY = ("flavor.create", {"flavor": "many", "cpu": 2, "ram": 256, "disk": 1})
+START, STOP, REBOOT = (
+    (f"vm.{word}", {"vm": "a", **more})
+    for word, more in (("start", {}), ("stop", {"force": True}), ("reboot", {}))
+)
+SUSPEND, RESUME = (("vm.suspend", {"vm": "a"}), ("vm.resume", {"vm": "a"}))
+STOP_ALL, START_ALL = ("slice.stop", {"slice": SLICE}), ("slice.start", {"slice": SLICE})
+TO_WIDE = ("vm.resize", {"vm": "a", "flavor": "wide"})
+TO_MANY = ("vm.resize", {"vm": "a", "flavor": "many"})
+KEEP, GO_BACK, FORGET = (
+    (f"vm.snapshot_{word}", {"vm": "a", "snapshot": "s"}) for word in ("create", "revert", "delete")
+)
 
 NO_BOOT = ("domains.boot:before", "b")
 BOOT_LOST = ("domains.boot:after", "b")
@@ -178,6 +193,92 @@ SCENARIOS = (
         asks=(ATTACH,),
         refuses=(("fabric.change:before", "h2"),),
     ),
+    Scenario(story="done", before=(create(A), STOP), asks=(START,), starts=2),
+    Scenario(
+        story="refused",
+        before=(create(A), STOP),
+        asks=(START,),
+        refuses=(("domains.boot:after", "a"),),
+        starts=2,
+    ),
+    Scenario(story="done", before=(create(A),), asks=(STOP,)),
+    Scenario(story="of one that is suspended", before=(create(A), SUSPEND), asks=(STOP,)),
+    Scenario(story="done", before=(create(A),), asks=(REBOOT,), starts=2),
+    Scenario(
+        story="refused at boot",
+        before=(create(A),),
+        asks=(REBOOT,),
+        refuses=(("domains.boot:before", "a"),),
+    ),
+    Scenario(story="done", before=(create(A),), asks=(SUSPEND,)),
+    Scenario(story="done", before=(create(A), SUSPEND), asks=(RESUME,)),
+    Scenario(
+        story="lost",
+        before=(create(A), SUSPEND),
+        asks=(RESUME,),
+        refuses=(("domains.resume:after", "a"),),
+    ),
+    Scenario(story="done", before=(create(A, B),), asks=(STOP_ALL,)),
+    Scenario(
+        story="refused by a host",
+        before=(create(A, B),),
+        asks=(STOP_ALL,),
+        refuses=(("domains.stop:before", "b"),),
+    ),
+    Scenario(story="done", before=(create(A, B), STOP_ALL), asks=(START_ALL,), starts=2),
+    Scenario(
+        story="refused at one boot",
+        before=(create(A, B), STOP_ALL),
+        asks=(START_ALL,),
+        refuses=(NO_BOOT,),
+        starts=2,
+    ),
+    Scenario(story="with VMs that are off", before=(create(A, B), STOP_ALL), asks=(DELETE,)),
+    Scenario(
+        story="cancels a stop and a start of all",
+        before=(create(A, B),),
+        asks=(STOP_ALL, START_ALL, DELETE),
+        within="domains.stop:after",
+    ),
+    Scenario(story="of one that runs", before=(MANY, create(A)), asks=(TO_MANY,), starts=2),
+    Scenario(story="of one that is off", before=(MANY, create(A), STOP), asks=(TO_MANY,)),
+    Scenario(story="with its disk", before=(WIDE, create(A)), asks=(TO_WIDE,), starts=2),
+    Scenario(
+        story="refused once it was stopped",
+        before=(MANY, create(A)),
+        asks=(TO_MANY,),
+        refuses=(("domains.stop:after", "a"),),
+        starts=2,
+    ),
+    Scenario(
+        story="stuck",
+        before=(MANY, create(A)),
+        asks=(TO_MANY,),
+        refuses=(("domains.redefine:after", "a"),),
+    ),
+    Scenario(
+        story="refused after its disk has grown",
+        before=(WIDE, create(A)),
+        asks=(TO_WIDE,),
+        refuses=(("domains.boot:before", "a"),),
+    ),
+    Scenario(story="done", before=(create(A),), asks=(KEEP,)),
+    Scenario(
+        story="lost",
+        before=(create(A),),
+        asks=(KEEP,),
+        refuses=(("snapshots.take:after", "a"),),
+    ),
+    Scenario(story="of one that runs", before=(create(A), KEEP), asks=(GO_BACK,), starts=2),
+    Scenario(story="of one that is off", before=(create(A), STOP, KEEP), asks=(GO_BACK,)),
+    Scenario(
+        story="refused",
+        before=(create(A), KEEP),
+        asks=(GO_BACK,),
+        refuses=(("snapshots.revert:before", "a"),),
+    ),
+    Scenario(story="done", before=(create(A), KEEP), asks=(FORGET,)),
+    Scenario(story="with a snapshot", before=(create(A), KEEP), asks=(("vm.delete", {"vm": "a"}),)),
     Scenario(story="done", asks=(NEW_FLAVOR,)),
     Scenario(story="refused", before=(NEW_FLAVOR,), asks=(NEW_FLAVOR,)),
     Scenario(story="without VMs", asks=(NO_FLAVOR,)),

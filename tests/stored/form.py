@@ -119,7 +119,8 @@ async def record(story: Scenario, directory: Path, empty: Path) -> Form | None:
     async with Harness.opened(directory, empty) as harness:
         serve_repairs(harness)
         async with harness.running():
-            for kind, body in story.before:
+            for ask in story.before:
+                kind, body = await resolved(ask, harness)
                 made = await harness.ask(kind, **body)
                 assert made["outcome"] == "succeeded", made
             rows: dict[str, list[dict[str, Any]]] = {}

@@ -109,6 +109,25 @@ async def test_a_slice_has_a_new_key_which_only_new_vms_let_in(lost: Lost) -> No
     assert (await lost.apply())["slices"][0]["notes"] == []
 
 
+async def test_what_its_vms_were_doing_and_their_snapshots_are_known_again(lost: Lost) -> None:
+    await lost.make(two("one"))
+    async with lost.running():
+        first, second = await lost.harness.database.run(lambda tx: tx.all(tables.vm.select()))
+        for kind, vm, more in (
+            ("vm.snapshot_create", first, {"snapshot": "b"}),
+            ("vm.snapshot_create", first, {"snapshot": "a"}),
+            ("vm.stop", first, {}),
+            ("vm.suspend", second, {}),
+        ):
+            done = await lost.harness.ask(kind, vm=vm.id, **more)
+            assert done["outcome"] == "succeeded", done
+    before = await lost.held()
+    await lost.fresh()
+    await lost.apply()
+    assert await lost.held() == before
+    assert (await lost.differences()) == NOTHING_DIFFERS
+
+
 async def test_what_is_made_again_can_grow_and_go(lost: Lost) -> None:
     await lost.make(two("one"), two("two"))
     await lost.fresh()

@@ -16,11 +16,11 @@ from tests.twins import LookTwin, no_trap
 from tests.unit.handlers.test_slice_story import VM
 
 
-class Seen:
+class Seen(LookTwin):
     """Looks at a world's domains; `troubles` is how often the host does not answer first."""
 
     def __init__(self, harness: Harness) -> None:
-        self._look = LookTwin(harness.world)
+        super().__init__(harness.world)
         self.troubles = 0
         self.looks = 0
 
@@ -29,11 +29,7 @@ class Seen:
         if self.troubles:
             self.troubles -= 1
             raise Transient("host_unreachable", "it does not answer")
-        present, _ = await self._look.look()
-        return present.hosts[host].domains
-
-    async def find(self, host: str, vm: str) -> Found | None:
-        return next((one for one in await self.inventory(host) if one.vm == vm), None)
+        return await super().inventory(host)
 
 
 class Watched:

@@ -321,6 +321,7 @@ def upgrade() -> None:
         sa.Column("image_checksum", sa.String(length=128), nullable=True),
         sa.Column("host", sa.String(length=63), nullable=True),
         sa.Column("dhcp", sa.Boolean(), nullable=False),
+        sa.Column("snapshots", JSON, nullable=False),
         sa.Column("error", JSON, nullable=True),
         sa.Column("created_at", MOMENT, nullable=False),
         sa.CheckConstraint("kind IN ('slice', 'controller')", name=op.f("ck_vm_kind")),
