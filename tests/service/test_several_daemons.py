@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import pytest
 from sqlalchemy import update
 
+from ccfd.store import tables
 from ccfd.store.database import DatabaseAway, Transaction
 from ccfd.store.tables import slices
 from ccfd.workflow.lease import LEASE
@@ -16,6 +17,7 @@ from tests.harness import Harness, lab_settings
 from tests.twins import World
 from tests.unit.handlers.test_slice_story import NOTHING, VM
 
+CROSSED = (("h1", "h2"), ("h2", "h1"))
 CREATE: dict[str, Any] = {"slice": "demo", "gateway": False, "vms": [{"name": "a", **VM}]}
 
 
@@ -193,6 +195,33 @@ async def test_two_daemons_share_a_hundred_slices_and_do_none_twice(
         assert other.ended, "and the other too"
         assert len(one.ended) + len(other.ended) == 60
         gone = [await one.send("slice.delete", slice=f"s{n}") for n in range(60)]
+        assert {(await one.terminal(r, 60))["outcome"] for r in gone} == {"succeeded"}
+    assert one.world.leftovers() == {}
+    assert await one.claims() == NOTHING
+
+
+async def test_daemons_that_place_at_once_fill_hosts_and_never_overfill_them(
+    pair: tuple[Harness, Harness],
+) -> None:
+    one, other = pair
+    room, asked = 8, 20
+    small = update(tables.host).values(ram_limit=128 * room)
+    await one.database.run(lambda transaction: transaction.execute(small))
+    # Each wants a place on both hosts, half of them in the other order: who locked hosts in the
+    # order of its VMs would meet the others in a deadlock.
+    crossed = [[{"name": name, "host": name, **VM} for name in order] for order in CROSSED]
+    async with one.running(), other.running():
+        sent = [
+            await pair[n % 2].send("slice.create", slice=f"s{n}", gateway=False, vms=crossed[n % 2])
+            for n in range(asked)
+        ]
+        ended = [await one.terminal(request, 60) for request in sent]
+        made = [body for body in ended if body["outcome"] == "succeeded"]
+        assert len(made) == room
+        codes = {body["error"]["code"] for body in ended if body not in made}
+        assert codes == {"no_valid_host"}
+        assert (await one.claims())["ram"] == 2 * 128 * room
+        gone = [await one.send("slice.delete", slice=body["result"]["slice"]) for body in made]
         assert {(await one.terminal(r, 60))["outcome"] for r in gone} == {"succeeded"}
     assert one.world.leftovers() == {}
     assert await one.claims() == NOTHING
