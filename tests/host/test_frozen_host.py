@@ -22,7 +22,7 @@ from tests.portal import Body, Portal
 
 CALL_TIMEOUT = 15.0
 """Seconds that a call to libvirt may take here."""
-GIVEN_UP_WITHIN = CALL_TIMEOUT + 45.0
+GIVEN_UP_WITHIN = CALL_TIMEOUT + 60.0
 """Seconds for the call that hangs, five retries, and what a loaded machine adds."""
 KNOWN_WITHIN = 30.0
 """Seconds until a host that fell silent is known to be down: about ten on an idle machine."""
@@ -173,6 +173,7 @@ async def test_a_frozen_host_fails_alone(lab: Lab, ccfd: CcfdProcess, portal: Po
         f" during (of {SLICES}); host_unreachable after {given_up:.1f} s"
     )
     assert given_up < GIVEN_UP_WITHIN
-    assert median(during) < 3 * median(before) + 2
+    # One that had to wait for the frozen host would take as long as a call to it may.
+    assert median(during) < 2 * median(before) + CALL_TIMEOUT / 2
     assert (await portal.ask("slice.delete", slice="kept"))["outcome"] == "succeeded"
     assert {**traces.on_hosts(lab), **traces.in_the_api(ccfd)} == {}
