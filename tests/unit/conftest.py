@@ -4,8 +4,18 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.harness import Harness, template
+
+# How long an example takes says more of the machine, which may be busy, than of the code.
+settings.register_profile(
+    "ccfd",
+    parent=settings.get_profile(settings.get_current_profile_name()),
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("ccfd")
 
 
 @pytest.fixture(scope="session")
