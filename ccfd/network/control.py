@@ -50,7 +50,7 @@ def join(wanted: Control, switch: Switch, seen: Snapshot) -> Change:
     """
     change = Change()
     uses = _keys(wanted)
-    own, address = Local(NAME, wanted.mtu), _address(wanted.address)
+    own, address = Local(NAME, wanted.mtu or None), _address(wanted.address)
     if seen.bridge is None:
         ports = _ports(uses, switch)
         rows = insert_ports(ports, switch, seen, (own, *ports.ports), change)
@@ -179,7 +179,9 @@ def _columns(
     }
 
 
-def _address(address: str) -> ControllerRow:
+def _address(address: str) -> ControllerRow | None:
+    if not address:
+        return None
     interface = ipaddress.IPv4Interface(address)
     return ControllerRow(
         uuid="",

@@ -1,8 +1,10 @@
 """Makes a slice's bridges and ports on the hosts' switches, and removes them."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import structlog
@@ -44,6 +46,7 @@ class Fabric:
         ]
         self._databases: dict[str, Ovsdb] = {}
         self._switches: dict[str, tuple[Ovsdb, Switch]] = {}
+        self._sharing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         for name, address, datapath_type, tunnel_ip in places:
             if address not in self._databases:
                 self._databases[address] = Ovsdb(address, settings.tls, timeout=timeout)
@@ -67,7 +70,7 @@ class Fabric:
             [port.name for port in bridge.ports],
             lambda seen: bridges.make(bridge, switch, seen),
         )
-        _check_tunnels(bridge.host, bridge.ports, seen)
+        _check_tunnels(bridge.host, _tunnels(bridge.ports), seen)
 
     async def change(self, change: BridgeChange) -> None:
         """Make a bridge what it shall become."""
@@ -80,7 +83,24 @@ class Fabric:
     async def remove(self, bridge: Bridge) -> None:
         """Remove the slice's bridge with all its ports; another slice's bridge is left alone."""
         db, switch = self._switch(bridge.host)
-        stood, seconds = await self._take_away(db, switch, bridge)
+        bare = replace(bridge, ports=(), controller=None)
+        await self._take_away(
+            (db, switch),
+            bridge,
+            lambda seen: bridges.remove(bridge, switch, seen),
+            partial(self.make, bare),
+        )
+
+    async def _take_away(
+        self,
+        place: tuple[Ovsdb, Switch],
+        target: Bridge | Ports,
+        decide: Callable[[Snapshot], Change],
+        make: Callable[[], Awaitable[None]],
+    ) -> None:
+        """Have a bridge gone with its link; *make* gives it once more where that may be left."""
+        db, switch = place
+        stood, seconds = await self._take_away_once(place, target, decide)
         if switch.datapath_type != "netdev":
             return
         # A userspace bridge's own link outlives an ovs-vswitchd that is killed before it has
@@ -90,22 +110,28 @@ class Fabric:
         # back as well.
         restart = RESTART
         while not stood or seconds >= restart:
-            # It may stand, for those who share the switch, or be somebody else's.
-            if (await read_bridge(db, bridge.vni, [])).bridge is not None:
+            # It may stand, for those who share it, or be somebody else's.
+            if (await read_bridge(db, target.vni, [])).bridge is not None:
                 return
-            await self.make(replace(bridge, ports=()))
+            await make()
             restart *= 2
-            stood, seconds = await self._take_away(db, switch, bridge)
+            stood, seconds = await self._take_away_once(place, target, decide)
 
-    async def _take_away(self, db: Ovsdb, switch: Switch, bridge: Bridge) -> tuple[bool, float]:
+    async def _take_away_once(
+        self,
+        place: tuple[Ovsdb, Switch],
+        target: Bridge | Ports,
+        decide: Callable[[Snapshot], Change],
+    ) -> tuple[bool, float]:
         """Tell whether there was a bridge, and the most seconds that the switch kept us waiting."""
+        db, switch = place
         seen = []
 
-        def decide(snapshot: Snapshot) -> Change:
+        def look(snapshot: Snapshot) -> Change:
             seen.append(snapshot.bridge is not None)
-            return bridges.remove(bridge, switch, snapshot)
+            return decide(snapshot)
 
-        seconds = await _timed(self._converge(db, bridge, [], decide))
+        seconds = await _timed(self._converge(db, target, [], look))
         if switch.datapath_type == "netdev":
             # It may destroy the link somewhat after it has told of the removal.
             await asyncio.sleep(RESTART / 2)
@@ -124,7 +150,7 @@ class Fabric:
             [port.name for port in ports.ports],
             lambda seen: bridges.plug(ports, switch, seen),
         )
-        _check_tunnels(ports.host, ports.ports, seen)
+        _check_tunnels(ports.host, _tunnels(ports.ports), seen)
 
     async def unplug(self, ports: Ports) -> None:
         """Remove ports from the slice's bridge."""
@@ -151,16 +177,29 @@ class Fabric:
 
     async def join(self, part: Control) -> None:
         """Give a slice its part of the control network on a switch, which it may share."""
-        db, switch = self._switch(part.host)
-        bridge = Ports(host=part.host, slice=part.slice, vni=names.CONTROL_VNI, ports=())
-        tunnels = [names.tunnel(names.CONTROL_VNI, use) for use in part.uses or () if use]
-        await self._converge(db, bridge, tunnels, lambda seen: control.join(part, switch, seen))
+        # One after another: here they would only lose races against each other.
+        async with self._sharing[part.host]:
+            await self._join(part)
 
     async def leave(self, part: Control) -> None:
         """Take a slice's part of the control network away, and what nobody else needs of it."""
         db, switch = self._switch(part.host)
-        bridge = Ports(host=part.host, slice=part.slice, vni=names.CONTROL_VNI, ports=())
-        await self._converge(db, bridge, [], lambda seen: control.leave(part, switch, seen))
+        bare = replace(part, uses=("",))
+        async with self._sharing[part.host]:
+            await self._take_away(
+                (db, switch),
+                _control_bridge(part),
+                lambda seen: control.leave(part, switch, seen),
+                partial(self._join, bare),
+            )
+
+    async def _join(self, part: Control) -> None:
+        db, switch = self._switch(part.host)
+        tunnels = [names.tunnel(names.CONTROL_VNI, use) for use in part.uses or () if use]
+        seen = await self._converge(
+            db, _control_bridge(part), tunnels, lambda seen: control.join(part, switch, seen)
+        )
+        _check_tunnels(part.host, tunnels, seen)
 
     async def probe(self, host: str) -> None:
         """Raise `Transient` unless the host's database answers and ovs-vswitchd keeps up."""
@@ -214,9 +253,17 @@ class Fabric:
         )
 
 
-def _check_tunnels(host: str, ports: tuple[Port, ...], seen: Snapshot) -> None:
+def _control_bridge(part: Control) -> Ports:
+    """Name the bridge of the control network on the switch of *part*."""
+    return Ports(host=part.host, slice=part.slice, vni=names.CONTROL_VNI, ports=())
+
+
+def _tunnels(ports: tuple[Port, ...]) -> list[str]:
+    return [port.name for port in ports if port.kind == "vxlan"]
+
+
+def _check_tunnels(host: str, tunnels: Collection[str], seen: Snapshot) -> None:
     """Refuse if the switch could not make one of the tunnel ports."""
-    tunnels = {port.name for port in ports if port.kind == "vxlan"}
     wrong = [
         f"{row.name}: {row.error}" for row in seen.interfaces if row.name in tunnels and row.error
     ]

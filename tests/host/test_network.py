@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from ccfd.errors import Refused, Transient
 from ccfd.model import names
-from ccfd.model.network import Bridge, Dhcp, DhcpChange, Lease, Namespace, Port, Ports
+from ccfd.model.network import Bridge, Control, Dhcp, DhcpChange, Lease, Namespace, Port, Ports
 from ccfd.network import DhcpServers, Fabric, Namespaces
 from ccfd.settings import Settings
 from tests.lab.pki import Authority
@@ -278,6 +279,70 @@ async def test_making_corrects_what_differs_and_removes_what_is_too_much(
     assert switch.ports() == {names.tunnel(VNI, "172.20.0.2"), names.tunnel(VNI, "172.20.0.4")}
     assert switch.vsctl("get", "bridge", "ccf-1001", "fail_mode") == "standalone"
     assert switch.interface(names.tunnel(VNI, "172.20.0.2"), "options:key") == "1001"
+
+
+def control(number: int, *uses: str) -> Control:
+    return Control(
+        host=names.NODE,
+        slice=f"s{number}",
+        vni=number,
+        address="172.16.255.254/16",
+        mtu=1450,
+        uses=("", f"172.20.0.{number}", *uses),
+    )
+
+
+def shared(switch: Switch) -> set[str]:
+    return set(switch.vsctl("list-ports", "ccf-0").split())
+
+
+async def test_slices_come_to_the_control_network_and_go_side_by_side(
+    fabric: Fabric, switch: Switch
+) -> None:
+    first, *others = [control(number) for number in range(2, 14)]
+    await asyncio.gather(*map(fabric.join, (first, *others)))
+    assert shared(switch) == {names.tunnel(0, f"172.20.0.{number}") for number in range(2, 14)}
+    assert " 172.16.255.254/16 " in sh("ip", "-4", "-o", "address", "show", "ccf-0")
+    assert " mtu 1450 " in sh("ip", "link", "show", "ccf-0")
+    before = switch.vsctl("get", "open_vswitch", ".", "next_cfg")
+    await fabric.join(first)
+    assert switch.vsctl("get", "open_vswitch", ".", "next_cfg") == before
+
+    late = [control(number, "172.20.0.2") for number in range(20, 26)]
+    await asyncio.gather(*map(fabric.leave, (first, *others)), *map(fabric.join, late))
+    wanted = {2, *range(20, 26)}
+    assert shared(switch) == {names.tunnel(0, f"172.20.0.{number}") for number in wanted}
+    (seen,) = [(await fabric.inventory(names.NODE)).control]
+    assert seen is not None
+    assert {name for _, name in seen.uses} == {one.slice for one in late}
+    assert seen.address == "172.16.255.254/16"
+
+    switch.kill()
+    switch.start()
+    await fabric.probe(names.NODE)
+    assert " 172.16.255.254/16 " in sh("ip", "-4", "-o", "address", "show", "ccf-0")
+    await asyncio.gather(*(fabric.leave(replace(one, uses=None)) for one in late))
+    await fabric.leave(first)
+    assert switch.vsctl("list-br") == ""
+    assert "ccf-0" not in sh("ip", "link")
+
+
+async def test_a_controllers_tap_is_plugged_into_the_control_network(
+    fabric: Fabric, switch: Switch, guests: tuple[Guest, Guest]
+) -> None:
+    tap_port = Ports(host=names.NODE, slice="s2", vni=names.CONTROL_VNI, ports=(link(10),))
+    with pytest.raises(Refused, match="make it first"):
+        await fabric.plug(tap_port)
+    await fabric.join(control(2))
+    await fabric.join(control(3))
+    await fabric.plug(tap_port)
+    guests[0].start(address=False)
+    mine = ("address", "add", "172.16.0.101/16", "dev", "eth0")
+    sh("ip", "-n", guests[0].space, *mine)
+    assert guests[0].reaches("172.16.255.254", within=5)
+    await fabric.leave(replace(control(2), uses=None))
+    assert shared(switch) == {names.tunnel(0, "172.20.0.3")}
+    await fabric.leave(control(3))
 
 
 async def test_plugging_and_unplugging_may_be_repeated(fabric: Fabric, switch: Switch) -> None:

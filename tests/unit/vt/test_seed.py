@@ -5,8 +5,10 @@ import time
 
 import pycdlib
 import pytest
+from pycdlib.pycdlibexception import PyCdlibInvalidInput
 
 from ccfd.errors import Refused
+from ccfd.model.vm import Link
 from ccfd.vt import seed
 
 KEYS = ("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI me@here", "ssh-rsa AAAAB3 you")
@@ -29,6 +31,22 @@ def test_both_files_are_there_under_their_names(kind: str) -> None:
         b"#cloud-config\nhostname: web\nssh_authorized_keys:\n"
         b"  - ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI me@here\n  - ssh-rsa AAAAB3 you\n"
     )
+
+
+def test_a_link_with_a_fixed_address_is_told_it_and_others_ask_by_dhcp() -> None:
+    link = Link(mac="02:00:ac:10:00:65", address="172.16.0.101/16", mtu=1450)
+    image = seed.build("an-id", "pox", KEYS, link)
+    assert contents(image, joliet_path="/network-config").decode() == (
+        "version: 2\n"
+        "ethernets:\n"
+        "  eth0:\n"
+        "    match: {macaddress: '02:00:ac:10:00:65'}\n"
+        "    set-name: eth0\n"
+        "    addresses: ['172.16.0.101/16']\n"
+        "    mtu: 1450\n"
+    )
+    with pytest.raises(PyCdlibInvalidInput):
+        contents(seed.build("an-id", "pox", KEYS), joliet_path="/network-config")
 
 
 def test_its_label_is_cidata() -> None:
