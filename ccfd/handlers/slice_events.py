@@ -29,6 +29,8 @@ CHANGES = frozenset(
     {
         "slice.start",
         "slice.stop",
+        "slice.update",
+        "controller.create",
         "vm.start",
         "vm.stop",
         "vm.reboot",

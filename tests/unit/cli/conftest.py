@@ -40,6 +40,13 @@ async def socket(twin: Twin, tmp_path: Path) -> AsyncIterator[str]:
 
 
 @pytest.fixture
+def served(twin: Twin, socket: str, ctl_: Ctl, monkeypatch: pytest.MonkeyPatch) -> Twin:
+    """The twin, found by ccfctl without an option."""
+    monkeypatch.setenv("CCF_HTTP_SOCKET", socket)
+    return twin
+
+
+@pytest.fixture
 def ctl_(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Ctl:
     """Run ccfctl's `main` with arguments."""
     for name in ("CCF_HTTP_URL", "CCF_HTTP_SOCKET", "CCF_TOKEN"):

@@ -252,6 +252,35 @@ async def test_a_vm_may_be_named_by_its_slice_and_name(ctl_: Ctl, twin: Twin, so
     assert "vm_not_found" in done.err
 
 
+@pytest.mark.parametrize(
+    ("words", "kind", "more"),
+    [
+        ("vm start 7", "vm.start", {}),
+        ("vm stop 7", "vm.stop", {}),
+        ("vm stop 7 --force", "vm.stop", {"force": True}),
+        ("vm reboot 7 --force", "vm.reboot", {"force": True}),
+        ("vm suspend 7", "vm.suspend", {}),
+        ("vm resume 7", "vm.resume", {}),
+        ("vm resize 7 --flavor big", "vm.resize", {"flavor": "big"}),
+        ("vm snapshot create 7 s", "vm.snapshot_create", {"snapshot": "s"}),
+        ("vm snapshot revert 7 s", "vm.snapshot_revert", {"snapshot": "s"}),
+        ("vm snapshot delete 7 s", "vm.snapshot_delete", {"snapshot": "s"}),
+    ],
+)
+async def test_what_a_vm_shall_do_is_sent(
+    ctl_: Ctl, served: Twin, words: str, kind: str, more: dict[str, object]
+) -> None:
+    done = await ctl_(*words.split(), "--no-wait")
+    assert done.status == 0, done.err
+    assert (served.posted[0]["type"], served.posted[0]["data"]) == (kind, {"vm": "7", **more})
+
+
+@pytest.mark.parametrize("word", ["start", "stop"])
+async def test_slices_start_and_stop(ctl_: Ctl, served: Twin, word: str) -> None:
+    await ctl_("slice", word, "demo", "--no-wait")
+    assert served.posted[0]["type"] == f"slice.{word}"
+
+
 async def test_a_request_is_shown_with_its_steps(ctl_: Ctl, twin: Twin, socket: str) -> None:
     await ctl_("--socket", socket, "slice", "create", "demo")
     done = await ctl_("--socket", socket, "request", "show", twin.posted[0]["id"])
