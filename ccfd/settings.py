@@ -243,6 +243,12 @@ class Images(Section):
     """Seconds that an image may lie on a host, or in the cache, with no use before it is removed;
     0: it stays."""
 
+    @field_validator("glance_url", "directory", "token", mode="before")
+    @classmethod
+    def _is_said(cls, value: object) -> object:
+        """Take an empty text for none: so the environment can take back what the file says."""
+        return None if value == "" else value
+
     @field_validator("glance_url")
     @classmethod
     def _is_base(cls, url: str | None) -> str | None:

@@ -77,12 +77,12 @@ class Rabbit:
         }
         # In the foreground and ours to end; RabbitMQ would leave one of its own behind.
         command = ["epmd", "-address", "127.0.0.1", "-port", epmd]
-        self._processes = [_spawn(command, folder, self._environment)]
+        self._processes = [spawn(command, folder, self._environment)]
 
     def start(self) -> None:
-        """Start the broker, from the main thread only (see `_spawn`)."""
+        """Start the broker, from the main thread only (see `spawn`)."""
         self._processes.append(
-            _spawn([str(RABBIT / "rabbitmq-server")], self._folder, self._environment)
+            spawn([str(RABBIT / "rabbitmq-server")], self._folder, self._environment)
         )
 
     def wait(self) -> None:
@@ -98,7 +98,7 @@ class Rabbit:
     def close(self) -> None:
         """Kill everything."""
         for process in self._processes:
-            _end(process)
+            end(process)
 
     def _answers(self) -> bool:
         # First a bare connection: the client logs each refusal, and there are many.
@@ -136,7 +136,7 @@ class Postgres:
         return f"postgresql+asyncpg://ccfd@127.0.0.1:{self._port}/{database}"
 
     def start(self) -> None:
-        """Start the server, from the main thread only (see `_spawn`)."""
+        """Start the server, from the main thread only (see `spawn`)."""
         settings = {
             "port": self._port,
             "listen_addresses": "127.0.0.1",
@@ -148,7 +148,7 @@ class Postgres:
         }
         words = [f"{self._programs}/postgres", "-D", f"{self._folder}/data"]
         words += [f"--{key}={value}" for key, value in settings.items()]
-        self._process = _spawn([*self._as_user, *words], self._folder)
+        self._process = spawn([*self._as_user, *words], self._folder)
 
     def wait(self) -> None:
         """Wait until the server takes a login."""
@@ -168,7 +168,7 @@ class Postgres:
     def kill(self) -> None:
         """Kill the server and all its backends."""
         if self._process is not None:
-            _end(self._process)
+            end(self._process)
             self._process = None
 
 
@@ -203,7 +203,7 @@ class SmallDisk:
         self._ballast.unlink()
 
 
-def _spawn(
+def spawn(
     command: list[str], folder: Path, environment: dict[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
     """Start a server that dies with the thread that starts it: a killed test run leaves none."""
@@ -222,7 +222,7 @@ def _spawn(
         )
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -56,3 +56,9 @@ def test_the_password_may_be_in_a_file_or_in_the_environment(tmp_path: Path) -> 
     assert loaded.keystone.password == "from the file"
     assert load(tmp_path, text, CCFD_KEYSTONE__PASSWORD="p").keystone.password == "p"
     assert loaded.images.glance_url == "http://127.0.0.1:9292"
+
+
+def test_the_environment_takes_back_what_the_file_says(tmp_path: Path) -> None:
+    there = {"CCFD_IMAGES__DIRECTORY": "", "CCFD_IMAGES__GLANCE_URL": "http://127.0.0.1:9292"}
+    loaded = load(tmp_path, '[images]\ndirectory = "/images"\n', **there)
+    assert isinstance(image_store(loaded), GlanceImages)
