@@ -22,6 +22,7 @@ from ccfd.bus.bus import Bus
 from ccfd.errors import CcfdError, Refused
 from ccfd.handlers.effects import effects
 from ccfd.handlers.host_watch import HostWatch
+from ccfd.handlers.image_upkeep import ImageUpkeep
 from ccfd.handlers.imports import import_images, import_settings
 from ccfd.handlers.reconcile import Reconciler
 from ccfd.handlers.reconcile_events import repairs
@@ -114,8 +115,8 @@ class Daemon:
         self._images = image_store(settings)
         self._hypervisors = Hypervisors(settings, self._images)
         self._fabric = Fabric(settings)
-        self._hears = drivers is None
-        self._sweeps = drivers is None and settings.reconcile.every > 0
+        self._has_hosts = drivers is None
+        self._sweeps = self._has_hosts and settings.reconcile.every > 0
         self._namespaces = Namespaces(settings)
         self._dhcp = DhcpServers(settings)
         known = handlers(settings)
@@ -185,6 +186,13 @@ class Daemon:
             look,
             lambda: self.lease.leads,
         )
+        self._upkeep = ImageUpkeep(
+            settings,
+            self.database,
+            self._hypervisors.images,
+            self._images,
+            lambda: self.lease.leads,
+        )
         self._recovery = Recovery(settings, self.database, look)
         self._ssh_keys = SshKeys(settings.slices.ssh_key_secrets)
 
@@ -251,8 +259,9 @@ class Daemon:
                         ("timers", self._timers.run()),
                         ("revisits", self._revisits.run()),
                         ("host watch", self._watch.run()),
-                        *(self._hearing() if self._hears else ()),
+                        *(self._hearing() if self._has_hosts else ()),
                         *([("reconciler", self._reconciler.run())] if self._sweeps else []),
+                        *([("image upkeep", self._upkeep.run())] if self._has_hosts else []),
                         ("event stream", self.stream.run()),
                         ("bus", self.bus.run()),
                         ("pulse", self.pulse.run(self._ticked)),

@@ -71,6 +71,7 @@ class World:
     store: tuple[Image, ...] = (TINY,)
     useless: tuple[IgnoredImage, ...] = ()
     images: set[tuple[str, str]] = field(default_factory=set)
+    unmarked: set[tuple[str, str]] = field(default_factory=set)
     disks: dict[tuple[str, str], str] = field(default_factory=dict)
     seeds: dict[tuple[str, str], str] = field(default_factory=dict)
     definitions: dict[tuple[str, str], Machine] = field(default_factory=dict)
@@ -286,7 +287,33 @@ class ImagesTwin:
         await self._world.trap("images.fetch:before", wanted)
         await self._world.halfway()
         self._world.images.add((wanted.host, wanted.image.checksum))
+        self._world.unmarked.discard((wanted.host, wanted.image.checksum))
         await self._world.trap("images.fetch:after", wanted)
+
+    async def inventory(self, host: str) -> dict[str, bool]:
+        world = self._world
+        return {
+            checksum: (at, checksum) in world.images
+            for at, checksum in world.images | world.unmarked
+            if at == host
+        }
+
+    async def retire(self, host: str, checksum: str) -> bool:
+        if self._has_dependants(host, checksum):
+            return False
+        self._world.images.discard((host, checksum))
+        self._world.unmarked.add((host, checksum))
+        return True
+
+    async def remove(self, host: str, checksum: str) -> bool:
+        if (host, checksum) in self._world.images or self._has_dependants(host, checksum):
+            return False
+        self._world.unmarked.discard((host, checksum))
+        return True
+
+    def _has_dependants(self, host: str, checksum: str) -> bool:
+        disks = self._world.disks.items()
+        return any((at, base) == (host, checksum) for (at, _vm), base in disks)
 
 
 class DisksTwin:
@@ -296,7 +323,7 @@ class DisksTwin:
     async def make(self, disk: Disk) -> None:
         await self._world.trap("disks.make:before", disk)
         if (disk.host, disk.image.checksum) not in self._world.images:
-            raise Refused("hypervisor_error", "the base image is not in the pool")
+            raise Refused("image_not_found", "the base image is not in the pool")
         self._world.disks[disk.host, disk.vm] = disk.image.checksum
         self._world.sizes[disk.host, disk.vm] = disk.size
         await self._world.halfway()

@@ -57,6 +57,16 @@ def _time(name: str) -> Callable[[Document], Any]:
     return lambda document: time(document.get(name))
 
 
+def _start(name: str) -> Callable[[Document], Any]:
+    """Show the start of what is longer than a UUID: a digest has up to 128 digits."""
+
+    def cell(document: Document) -> str:
+        value = text(document.get(name))
+        return value if len(value) <= 36 else f"{value[:16]}…"
+
+    return cell
+
+
 def _usage(name: str) -> Callable[[Document], Any]:
     def cell(document: Document) -> str:
         value = document.get(name) or {}
@@ -96,7 +106,13 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("RAM MiB", _of("ram")),
         ("disk GiB", _of("disk")),
     ),
-    "images": _plain("image", "id", "size", "checksum", "state"),
+    "images": (
+        ("image", _of("image")),
+        ("id", _start("id")),
+        ("size", _of("size")),
+        ("checksum", _start("checksum")),
+        ("state", _of("state")),
+    ),
 }
 VMS_OF_SLICE = _plain("name", "state", "ip", "mac", "host", "flavor", "image", "vm")
 

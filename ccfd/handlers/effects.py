@@ -6,7 +6,7 @@ The names are stored with each workflow's steps and live as long as the database
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from ccfd.errors import Transient
+from ccfd.errors import Refused, Transient
 from ccfd.model.network import Bridge, BridgeChange, Control, Dhcp, DhcpChange, Namespace, Ports
 from ccfd.model.vm import (
     Disk,
@@ -156,6 +156,17 @@ def effects(
 ) -> Effects:
     """Join the effects with the drivers that have them."""
     vms = _Vms(fabric, domains, snapshots)
+
+    async def make_disk(disk: Disk) -> None:
+        try:
+            await disks.make(disk)
+        except Refused as exc:
+            if exc.code != "image_not_found":
+                raise
+            # It was taken away since it was fetched: without use, or by hand (docs/adr/0016).
+            await images.fetch(ImageOnHost(host=disk.host, image=disk.image))
+            await disks.make(disk)
+
     return {
         "list-images": Effect(ImageListing, images.list, None),
         # Base images belong to no workflow: they stay for the next VM.
@@ -168,7 +179,7 @@ def effects(
         "open-namespace": Effect(Namespace, namespaces.open, namespaces.close),
         "serve-dhcp": Effect(Dhcp, dhcp.serve, dhcp.stop),
         "change-dhcp": Effect(DhcpChange, dhcp.change, dhcp.change_back),
-        "make-disk": Effect(Disk, disks.make, disks.remove),
+        "make-disk": Effect(Disk, make_disk, disks.remove),
         "boot": Effect(Start, vms.boot, vms.destroy),
         # A VM that was there before stays defined, with its snapshots.
         "start-vm": Effect(Start, vms.boot, vms.power_off),

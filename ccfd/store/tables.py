@@ -384,6 +384,16 @@ flavor = Table(
     Column("deleted", Boolean, nullable=False),
 )
 
+# Base images as last seen on hosts: whole where `unmarked_since` is NULL.
+host_image = Table(
+    "host_image",
+    metadata,
+    Column("host", ForeignKey("host.name"), primary_key=True),
+    Column("checksum", String(128), primary_key=True),
+    Column("unused_since", UtcTime),
+    Column("unmarked_since", UtcTime),
+)
+
 image = Table(
     "image",
     metadata,

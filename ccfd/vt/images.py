@@ -7,8 +7,10 @@ volume `ccf-image-<checksum>.ok` stands beside it; it is made last (docs/adr/000
 
 import asyncio
 import hashlib
+import posixpath
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from ccfd.vt.lane import Lane
 from ccfd.vt.session import Session
 
 MARK = ".ok"
+_IMAGE = re.compile(r"ccf-image-([0-9a-f]{64,128})")
 _READ = 1 << 20
 _SLOWEST = 4 << 20
 """Bytes a second that a transfer may count on; it goes out and comes back."""
@@ -58,11 +61,40 @@ class Images:
         image = wanted.image
         lane = self._lanes[wanted.host]
         async with self._busy[wanted.host, image.checksum]:
-            if await lane.call(_is_complete, self._pool, image):
+            # A late call that takes the image away is waited for.
+            if await lane.effect(
+                image.checksum, lane.call_timeout, _is_complete, self._pool, image
+            ):
                 return
             path = await self._source.open_path(image)
             within = lane.call_timeout + 2 * image.size / _SLOWEST
             await lane.effect(image.checksum, within, _transfer, self._pool, image, path)
+
+    async def inventory(self, host: str) -> dict[str, bool]:
+        """Return the checksums of the images in *host*'s pool, and whether each has its mark."""
+        return await self._lanes[host].call(_inventory, self._pool)
+
+    async def retire(self, host: str, checksum: str) -> bool:
+        """Take the image's mark away: from now on it is sent again before a disk is built on it.
+
+        False where a disk depends on it: nothing is done. Never while it is being sent.
+        """
+        return await self._let_go(host, checksum, _retire)
+
+    async def remove(self, host: str, checksum: str) -> bool:
+        """Remove the file of an image without a mark.
+
+        False where it has one, or a disk depends on it: nothing is done. Never while it is being
+        sent.
+        """
+        return await self._let_go(host, checksum, _remove)
+
+    async def _let_go(
+        self, host: str, checksum: str, work: Callable[[Session, str, str], bool]
+    ) -> bool:
+        lane = self._lanes[host]
+        async with self._busy[host, checksum]:
+            return await lane.effect(checksum, lane.call_timeout, work, self._pool, checksum)
 
 
 def complete(pool: api.Pool, image: Image) -> api.Volume | None:
@@ -116,6 +148,42 @@ def _transfer(session: Session, directory: str, image: Image, path: Path) -> Non
             "hypervisor_error", f"image {image.name} arrived damaged on host {session.host}"
         )
     volumes.adopt(session, pool, name + MARK, volumes.plain(name + MARK))
+
+
+def _inventory(session: Session, directory: str) -> dict[str, bool]:
+    present = {volume.name() for volume in pools.ensure(session, directory).listAllVolumes()}
+    found = (_IMAGE.fullmatch(name) for name in present)
+    return {match[1]: match[0] + MARK in present for match in found if match}
+
+
+def _retire(session: Session, directory: str, checksum: str) -> bool:
+    pool = pools.ensure(session, directory)
+    name = names.image_volume(checksum)
+    if _has_dependants(pool, name):
+        return False
+    volumes.delete(session, pool, name + MARK)
+    return True
+
+
+def _remove(session: Session, directory: str, checksum: str) -> bool:
+    pool = pools.ensure(session, directory)
+    # Another daemon's new file may not be known here yet, nor may its disk.
+    pool.refresh()
+    name = names.image_volume(checksum)
+    if volumes.find(pool, name + MARK) is not None or _has_dependants(pool, name):
+        return False
+    volumes.delete(session, pool, name)
+    return True
+
+
+def _has_dependants(pool: api.Pool, name: str) -> bool:
+    """Tell whether a volume of the pool keeps changes to the volume *name*."""
+    base = volumes.find(pool, name)
+    return base is not None and any(
+        volumes.backing_path(volume) == posixpath.normpath(base.path())
+        for volume in pool.listAllVolumes()
+        if volume.name() != name
+    )
 
 
 def _read(path: Path, digest: "hashlib._Hash") -> Iterator[bytes]:

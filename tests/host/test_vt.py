@@ -239,6 +239,31 @@ async def test_two_daemons_that_send_the_same_image_both_end_well(
     assert sent.read_bytes() == (lab.layout.images / "tiny.qcow2").read_bytes()
 
 
+async def test_an_image_goes_in_two_strides_and_not_from_under_a_disk(
+    lab: Lab, hypervisors: Hypervisors, disk: Disk, image: Image
+) -> None:
+    images, checksum = hypervisors.images, image.checksum
+    wanted, above = ImageOnHost(host="h2", image=image), dataclasses.replace(disk, host="h2")
+    await images.fetch(wanted)
+    await hypervisors.disks.make(above)
+    assert await images.inventory("h2") == {checksum: True}
+    assert not await images.retire("h2", checksum)
+    await hypervisors.disks.remove(above)
+    assert not await images.remove("h2", checksum)
+    assert await images.retire("h2", checksum)
+    assert await images.inventory("h2") == {checksum: False}
+    with pytest.raises(Refused, match="not whole"):
+        await hypervisors.disks.make(above)
+    await images.fetch(wanted)
+    await hypervisors.disks.make(above)
+    (pool_of(lab, "h2") / f"{names.image_volume(checksum)}.ok").unlink()
+    assert not await images.remove("h2", checksum)
+    await hypervisors.disks.remove(above)
+    for _ in range(2):
+        assert await images.remove("h2", checksum)
+    assert (await images.inventory("h2"), files(lab, checksum, "h2")) == ({}, set())
+
+
 # --- disks ----------------------------------------------------------------------------------
 
 

@@ -52,6 +52,15 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("name", name=op.f("pk_host")),
     )
     op.create_table(
+        "host_image",
+        sa.Column("host", sa.String(length=63), nullable=False),
+        sa.Column("checksum", sa.String(length=128), nullable=False),
+        sa.Column("unused_since", MOMENT, nullable=True),
+        sa.Column("unmarked_since", MOMENT, nullable=True),
+        sa.ForeignKeyConstraint(["host"], ["host.name"], name=op.f("fk_host_image_host_host")),
+        sa.PrimaryKeyConstraint("host", "checksum", name=op.f("pk_host_image")),
+    )
+    op.create_table(
         "image",
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("id", sa.Text(), nullable=False),
