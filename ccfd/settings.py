@@ -25,7 +25,7 @@ from ccfd.model import names
 
 DEFAULT_PATH = Path("/etc/ccfd/ccfd.toml")
 ENVIRONMENT_PREFIX = "CCFD_"
-SHORTEST_SECRET = 16
+SHORTEST_SECRET = 8
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 Seconds = Annotated[float, Field(gt=0)]
