@@ -1,12 +1,14 @@
 """How room on a host is claimed and given back: in the deciding transaction, under CHECKs."""
 
+import random
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cache
 from itertools import compress
 from typing import Any
 
-from sqlalchemy import case, exists, func, select, update
+from sqlalchemy import Select, Update, bindparam, case, exists, func, select, update
 
 from ccfd.errors import Refused
 from ccfd.sched import placement
@@ -28,45 +30,54 @@ class Claim:
 
 UNITS = {"cpu": "vCPUs", "ram": "MiB", "disk": "GiB"}
 
+FURTHEST = 6
+"""How far apart those look who have passed the same hosts: among 64, as a power of two."""
 
-class _Full(Exception):
-    """Somebody else has taken the room meanwhile."""
+
+class _Passed(Exception):
+    """A host that was chosen has no room any more, or somebody else is just taking some."""
+
+
+@cache
+def _look(images: int) -> Select[Any]:
+    """Return the query for all hosts: with the VMs of `:slice`, and where `:image0` and so on are.
+
+    It is made once: that takes as long as to carry it out.
+    """
+    mine = (
+        select(vm.c.host, func.aggregate_strings(vm.c.name, ",").label("vms"))
+        .where(vm.c.slice == bindparam("slice"), vm.c.host.is_not(None))
+        .group_by(vm.c.host)
+        .subquery()
+    )
+    # An image is where a VM was made of it: one probe of an index for each host.
+    there = [
+        exists().where(vm.c.image_checksum == bindparam(f"image{n}"), vm.c.host == host.c.name)
+        for n in range(images)
+    ]
+    room = [host.c[f"{size}_{what}"] for what in ("used", "limit") for size in SIZES]
+    about = (host.c.name, host.c.island, host.c.up, host.c.draining)
+    return (
+        select(*about, *room, mine.c.vms, *there)
+        .outerjoin(mine, mine.c.host == host.c.name)
+        .where(host.c.configured)
+    )
 
 
 async def snapshot(slice_name: str, images: Iterable[str], transaction: Transaction) -> Hosts:
     """Return every configured host as placement sees it for VMs of *slice_name* with *images*."""
-    mine = (
-        select(vm.c.host, func.aggregate_strings(vm.c.name, ",").label("names"))
-        .where(vm.c.slice == slice_name, vm.c.host.is_not(None))
-        .group_by(vm.c.host)
-        .subquery()
-    )
     known = sorted(set(images))
-    # An image is where a VM was made of it: one probe of an index for each host.
-    there = [
-        exists().where(vm.c.image_checksum == image, vm.c.host == host.c.name) for image in known
-    ]
-    rows = await transaction.all(
-        select(host, mine.c.names, *there)
-        .outerjoin(mine, mine.c.host == host.c.name)
-        .where(host.c.configured)
-    )
-    return Hosts.of(
-        HostRow(
-            name=row.name,
-            island=row.island,
-            state=state_of(up=row.up, draining=row.draining),
-            cpu_used=row.cpu_used,
-            ram_used=row.ram_used,
-            disk_used=row.disk_used,
-            cpu_limit=row.cpu_limit,
-            ram_limit=row.ram_limit,
-            disk_limit=row.disk_limit,
-            vms=tuple(row.names.split(",")) if row.names else (),
-            images=tuple(compress(known, row[len(row) - len(known) :])),
-        )
-        for row in rows
-    )
+    named = {f"image{n}": image for n, image in enumerate(known)}
+    found = await transaction.execute(_look(len(known)), [{"slice": slice_name, **named}])
+    rows = found.all()
+    if not rows:
+        return Hosts.of(())
+    names, islands, up, draining, *more = zip(*rows, strict=True)
+    room, vms, there = more[:6], more[6], more[7:]
+    states = [state_of(up=one, draining=other) for one, other in zip(up, draining, strict=True)]
+    has = [tuple(each.split(",")) if each else () for each in vms]
+    lying = [tuple(compress(known, each)) for each in zip(*there, strict=True)]
+    return Hosts.of(map(HostRow, names, islands, states, *room, has, lying))
 
 
 def state_of(*, up: bool, draining: bool) -> str:
@@ -84,38 +95,67 @@ async def place(
     Raises `Refused` (`no_valid_host`, `host_not_found`).
     """
     images = [want.image for want in wants]
+    hosts = await snapshot(slice_name, images, transaction)
+    # First past the hosts that others are taking room on; if none is left, after them. Whoever has
+    # passed the same one looks further and further apart.
+    passing, passed = True, 0
     while True:
-        hosts = await snapshot(slice_name, images, transaction)
-        chosen = placement.place(hosts, wants, policy)
+        # Not a secret.
+        beyond = random.randrange(1 << passed)  # noqa: S311
+        try:
+            chosen = placement.place(hosts, wants, policy, beyond)
+        except Refused:
+            if not passing:
+                raise
+            passing, passed = False, 0
+            hosts = await snapshot(slice_name, images, transaction)
+            continue
         claims = [
             Claim(host=name, cpu=want.cpu, ram=want.ram, disk=want.disk)
             for name, want in zip(chosen, wants, strict=True)
         ]
-        if await _taken(_total(claims), transaction):
+        full = await _taken(_total(claims), transaction, passing=passing)
+        if full is None:
             return chosen
+        if passing:
+            hosts, passed = hosts.without(full), min(passed + 2, FURTHEST)
+        else:
+            hosts = await snapshot(slice_name, images, transaction)
 
 
-async def _taken(total: Mapping[str, tuple[int, int, int]], transaction: Transaction) -> bool:
-    """Take room on every host, or on none: False when one has no room for it any more."""
+async def _taken(
+    total: Mapping[str, tuple[int, int, int]], transaction: Transaction, *, passing: bool
+) -> str | None:
+    """Take room on every host, or on none: then return one that had to be passed."""
     try:
         async with transaction.savepoint() if len(total) > 1 else nullcontext():
             # In name order, so that two transactions cannot wait for each other.
             for name in sorted(total):
-                await _take(name, total[name], transaction)
-    except _Full:
-        return False
-    return True
+                await _take(name, total[name], _TAKE[passing], transaction)
+    except _Passed as passed:
+        return str(passed)
+    return None
 
 
-async def _take(name: str, amounts: tuple[int, int, int], transaction: Transaction) -> None:
-    used = {
-        f"{size}_used": host.c[f"{size}_used"] + amount
-        for size, amount in zip(SIZES, amounts, strict=True)
-    }
-    fits = (used[f"{size}_used"] <= host.c[f"{size}_limit"] for size in SIZES)
-    done = await transaction.execute(update(host).where(host.c.name == name, *fits).values(used))
-    if done.rowcount != 1:
-        raise _Full
+async def _take(
+    name: str, amounts: tuple[int, int, int], statement: Update, transaction: Transaction
+) -> None:
+    more = {f"more_{size}": amount for size, amount in zip(SIZES, amounts, strict=True)}
+    if (await transaction.execute(statement, [{"on": name, **more}])).rowcount != 1:
+        raise _Passed(name)
+
+
+def _taking(*, passing: bool) -> Update:
+    """Return the statement that takes so much more on one host, if it is there."""
+    used = {f"{size}_used": host.c[f"{size}_used"] + bindparam(f"more_{size}") for size in SIZES}
+    fits = [used[f"{size}_used"] <= host.c[f"{size}_limit"] for size in SIZES]
+    here = select(host.c.name).where(host.c.name == bindparam("on"), *fits)
+    # The key stays: who makes a VM there holds on to that.
+    free = here.with_for_update(key_share=True, skip_locked=passing).scalar_subquery()
+    return update(host).where(host.c.name == free).values(used)
+
+
+_TAKE = {passing: _taking(passing=passing) for passing in (True, False)}
 
 
 async def grow(vm_name: str, more: Claim, transaction: Transaction) -> None:
@@ -123,7 +163,7 @@ async def grow(vm_name: str, more: Claim, transaction: Transaction) -> None:
 
     Raises `Refused` (`no_valid_host`, with details as of a placement).
     """
-    if await _taken(_total([more]), transaction):
+    if await _taken(_total([more]), transaction, passing=False) is None:
         return
     row = await transaction.one(select(host).where(host.c.name == more.host))
     assert row is not None, "a VM is on a host"
@@ -139,11 +179,6 @@ async def grow(vm_name: str, more: Claim, transaction: Transaction) -> None:
         f"host {more.host} has no room for the VM {vm_name} to grow; details say why",
         details={"vm": vm_name, "filters": {size: 1}, "hosts": {more.host: why}},
     )
-
-
-async def claim(claims: Iterable[Claim], transaction: Transaction) -> None:
-    """Take room; a host that would be overfilled fails the transaction, which is run again."""
-    await _add(_total(claims), 1, transaction)
 
 
 async def adopt(claims: Iterable[Claim], transaction: Transaction) -> None:
@@ -162,7 +197,14 @@ async def adopt(claims: Iterable[Claim], transaction: Transaction) -> None:
 
 async def free(claims: Iterable[Claim], transaction: Transaction) -> None:
     """Give room back."""
-    await _add(_total(claims), -1, transaction)
+    total = _total(claims)
+    # In name order, as `_taken`.
+    for name in sorted(total):
+        used = {
+            f"{size}_used": host.c[f"{size}_used"] - amount
+            for size, amount in zip(SIZES, total[name], strict=True)
+        }
+        await transaction.execute(update(host).where(host.c.name == name).values(used))
 
 
 def _total(claims: Iterable[Claim]) -> Mapping[str, tuple[int, int, int]]:
@@ -171,20 +213,3 @@ def _total(claims: Iterable[Claim]) -> Mapping[str, tuple[int, int, int]]:
         cpu, ram, disk = total.get(one.host, (0, 0, 0))
         total[one.host] = (cpu + one.cpu, ram + one.ram, disk + one.disk)
     return total
-
-
-async def _add(
-    total: Mapping[str, tuple[int, int, int]], sign: int, transaction: Transaction
-) -> None:
-    # In name order, so that two transactions cannot wait for each other.
-    for name in sorted(total):
-        cpu, ram, disk = (sign * amount for amount in total[name])
-        await transaction.execute(
-            update(host)
-            .where(host.c.name == name)
-            .values(
-                cpu_used=host.c.cpu_used + cpu,
-                ram_used=host.c.ram_used + ram,
-                disk_used=host.c.disk_used + disk,
-            )
-        )

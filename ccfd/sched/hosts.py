@@ -72,25 +72,26 @@ class Hosts:
     @classmethod
     def of(cls, rows: Iterable[HostRow]) -> "Hosts":
         """Make columns of *rows*."""
-        known = sorted(rows, key=lambda row: row.name)
-        islands = np.array([row.island for row in known], dtype=object)
-        images = {image for row in known for image in row.images}
-        sizes = np.array([row[3:9] for row in known], dtype=np.int64).reshape(-1, 6)
-        limit = np.ascontiguousarray(sizes[:, 3:].T)
+        known = sorted(rows)
+        # Even of no hosts there are columns.
+        names, islands, states, *sizes = zip(*known, strict=True) if known else ((),) * 11
+        *room, vms, images = sizes
+        used, limit = np.array(room[:3], dtype=np.int64), np.array(room[3:], dtype=np.int64)
+        place = np.array(islands, dtype=object)
         return cls(
-            names=tuple(row.name for row in known),
-            states=tuple(row.state for row in known),
-            islands=tuple(row.island for row in known),
-            up=np.array([row.state == "up" for row in known], dtype=np.bool_),
-            on={island: islands == island for island in set(islands)},
-            used=np.ascontiguousarray(sizes[:, :3].T),
+            names=names,
+            states=states,
+            islands=islands,
+            up=np.array([state == "up" for state in states], dtype=np.bool_),
+            on={island: place == island for island in set(islands)},
+            used=used,
             limit=limit,
             scale=1e6 / np.maximum(limit, 1),
-            vms=np.array([len(row.vms) for row in known], dtype=np.int64),
-            where={vm: place for place, row in enumerate(known) for vm in row.vms},
+            vms=np.array(list(map(len, vms)), dtype=np.int64),
+            where={vm: at for at, here in enumerate(vms) if here for vm in here},
             images={
-                image: np.array([image in row.images for row in known], dtype=np.bool_)
-                for image in images
+                image: np.array([image in here for here in images], dtype=np.bool_)
+                for image in {image for here in images for image in here}
             },
         )
 
@@ -108,6 +109,10 @@ class Hosts:
             where={**self.where, want.name: place},
             images={**self.images, want.image: there},
         )
+
+    def without(self, name: str) -> "Hosts":
+        """Return the hosts with the one called *name* not to be had."""
+        return replace(self, up=self.up & ~self.at([self.names.index(name)]))
 
     def with_image(self, image: str) -> Truths:
         """Return where *image* is."""

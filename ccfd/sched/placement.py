@@ -100,9 +100,10 @@ def weights(hosts: Hosts, want: Want, policy: Policy) -> Numbers:
     return weight
 
 
-def choose(hosts: Hosts, want: Want, policy: Policy) -> int:
+def choose(hosts: Hosts, want: Want, policy: Policy, beyond: int = 0) -> int:
     """Choose the place of the host for *want*; of equal ones the first by name.
 
+    With *beyond*, not the best that fits but one with so many better ones, if there are so many.
     Raises `Refused` (`no_valid_host`; details: `filters`, how many hosts each turned away, and
     `hosts`, the first reason for each, at most 50; `host_not_found` where one was asked for).
     """
@@ -113,9 +114,14 @@ def choose(hosts: Hosts, want: Want, policy: Policy) -> int:
         passing = one.passes(hosts, want)
         if passing is not None:
             fits &= passing
-    if not fits.any():
+    fitting = int(np.count_nonzero(fits))
+    if not fitting:
         raise _explained(hosts, want)
-    return int(np.where(fits, weights(hosts, want, policy), _NEVER).argmin())
+    weight = np.where(fits, weights(hosts, want, policy), _NEVER)
+    if not beyond:
+        return int(weight.argmin())
+    rank = min(beyond, fitting - 1)
+    return int(weight.argpartition(rank)[rank])
 
 
 def _explained(hosts: Hosts, want: Want) -> Refused:
@@ -143,11 +149,11 @@ def _explained(hosts: Hosts, want: Want) -> Refused:
     )
 
 
-def place(hosts: Hosts, wants: Iterable[Want], policy: Policy) -> list[str]:
+def place(hosts: Hosts, wants: Iterable[Want], policy: Policy, beyond: int = 0) -> list[str]:
     """Choose a host for each of *wants*, each seeing what those before it took."""
     chosen = []
     for want in wants:
-        found = choose(hosts, want, policy)
+        found = choose(hosts, want, policy, beyond)
         chosen.append(hosts.names[found])
         hosts = hosts.having(want, found)
     return chosen

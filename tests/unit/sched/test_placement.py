@@ -60,6 +60,15 @@ def test_the_first_host_with_the_image_does_not_get_everything(policy: Policy) -
     assert chosen.count("h2") == (4 if policy == "spread" else 0)
 
 
+def test_who_has_to_pass_some_gets_the_next_best() -> None:
+    hosts = Hosts.of(
+        [host(f"h{n}", ram_used=100 * n) for n in (3, 0, 2, 1)] + [host("h4", cpu_limit=0)]
+    )
+    chosen = [placement.choose(hosts, want("a"), "spread", beyond) for beyond in range(6)]
+    assert [hosts.names[one] for one in chosen] == ["h0", "h1", "h2", "h3", "h3", "h3"]
+    assert hosts.names[placement.choose(hosts.without("h0"), want("a"), "spread")] == "h1"
+
+
 def test_a_vm_may_ask_to_be_with_or_away_from_another() -> None:
     hosts = [host("h1"), host("h2")]
     wants = [want("a"), want("b", same_host=("a",)), want("c", different_host=("a", "b"))]
