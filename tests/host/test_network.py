@@ -513,7 +513,7 @@ async def test_a_vm_that_is_started_again_after_plug_carries_traffic_on_its_old_
 
 
 async def test_a_link_that_is_down_after_its_start_is_told(
-    fabric: Fabric, guests: tuple[Guest, Guest]
+    fabric: Fabric, switch: Switch, guests: tuple[Guest, Guest]
 ) -> None:
     one, two = guests
     one.start()
@@ -521,6 +521,8 @@ async def test_a_link_that_is_down_after_its_start_is_told(
     await fabric.make(bridge(link(10), link(11)))
     assert await fabric.carries(ports(link(10), link(11)))
     sh("ip", "link", "set", one.name, "down")
+    # The switch tells it in its own time; one that is slow has not taken the link up before.
+    wait_for(lambda: switch.interface(one.name, "link_state") == "down")
     assert not await fabric.carries(ports(link(10), link(11)))
 
 
