@@ -169,9 +169,8 @@ class Daemon:
             clock=time.monotonic,
         )
         self._watch = HostWatch(settings, self.database, self._hypervisors, self._fabric)
-        self._vm_watch = VmWatch(
-            [host.name for host in settings.host], self.database, self._hypervisors.domains
-        )
+        own = Intake(ours, lambda _kind, reason: self.metrics.dead_letter(reason))
+        self._vm_watch = VmWatch(settings, self.database, own, self._hypervisors.domains)
         look = Look(
             settings,
             switches=self._fabric,
@@ -182,7 +181,7 @@ class Daemon:
         self._reconciler = Reconciler(
             settings,
             self.database,
-            Intake(ours, lambda _kind, reason: self.metrics.dead_letter(reason)),
+            own,
             look,
             lambda: self.lease.leads,
         )

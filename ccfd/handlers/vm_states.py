@@ -1,6 +1,7 @@
 """How a VM's row follows the state that its domain was seen in."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from sqlalchemy import update
 
@@ -38,6 +39,11 @@ class Observed:
     now: str
     reason: str
 
+    @property
+    def began(self) -> bool:
+        """Whether it was started: its link is a new one."""
+        return self.was in ("shutoff", "crashed") and self.now in ("running", "paused")
+
 
 def observed(vm: Vm, found: Found) -> Observed | None:
     """Say how *found* differs from *vm*; not where its run is to be put back: pure."""
@@ -50,30 +56,33 @@ def observed(vm: Vm, found: Found) -> Observed | None:
     )
 
 
-async def follow(seen: Observed, since: int, transaction: Transaction) -> bool:
+async def follow(
+    seen: Observed, since: int, transaction: Transaction
+) -> Literal["told", "known", "busy"]:
     """Let a VM's state be what was *seen* after request number *since*, and tell so.
 
-    Returns False, and does nothing, where a request is or was at work on its slice. Of several
-    daemons that have seen the same, one tells.
+    Returns `busy`, and does nothing, where a request is or was at work on its slice. Of several
+    daemons that have seen the same one tells, and the others find it `known`.
     """
     if not await meanwhile.is_untouched(f"{SLICE_KEY}{seen.slice}", since, transaction):
-        return False
+        return "busy"
     changed = await transaction.scalar(
         update(vms)
         .where(vms.c.id == seen.vm, vms.c.state == seen.was)
         .values(state=seen.now)
         .returning(vms.c.id)
     )
-    if changed is not None:
-        await outbox.notice(
-            transaction,
-            "vm.state_changed",
-            **{
-                "slice": seen.slice,
-                "vm": seen.vm,
-                "from": seen.was,
-                "to": seen.now,
-                "reason": seen.reason,
-            },
-        )
-    return True
+    if changed is None:
+        return "known"
+    await outbox.notice(
+        transaction,
+        "vm.state_changed",
+        **{
+            "slice": seen.slice,
+            "vm": seen.vm,
+            "from": seen.was,
+            "to": seen.now,
+            "reason": seen.reason,
+        },
+    )
+    return "told"

@@ -15,10 +15,16 @@ from sqlalchemy import select
 
 from ccfd.errors import CcfdError
 from ccfd.handlers import meanwhile, vm_states
-from ccfd.handlers.vm_states import Vm
-from ccfd.store.database import Database
-from ccfd.store.tables import request, vm
+from ccfd.handlers import reconcile_things as things
+from ccfd.handlers.layout import Layout
+from ccfd.handlers.reconcile_events import Differences, RepairSlice
+from ccfd.handlers.vm_states import Observed, Vm
+from ccfd.requests.decode import Event
+from ccfd.settings import Settings
+from ccfd.store.database import Database, Transaction
+from ccfd.store.tables import request, slices, vm
 from ccfd.vt.domains import Found
+from ccfd.workflow.intake import Intake
 from ccfd.workflow.ledger import OPEN
 from ccfd.workflow.results import SLICE_KEY
 
@@ -52,10 +58,14 @@ class _News:
 class VmWatch:
     """Keeps the VMs' states true: a `vt.events.Listener`."""
 
-    def __init__(self, hosts: Iterable[str], database: Database, domains: Domains) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, intake: Intake, domains: Domains
+    ) -> None:
+        self._layout = Layout(settings)
         self._database = database
+        self._intake = intake
         self._domains = domains
-        self._news = {host: _News() for host in hosts}
+        self._news = {host.name: _News() for host in settings.host}
 
     def changed(self, host: str, vm: str) -> None:
         """Have one VM looked at."""
@@ -102,11 +112,33 @@ class VmWatch:
             differs = vm_states.observed(known[one.vm], one)
             if differs is None:
                 continue
-            if await self._database.run(partial(vm_states.follow, differs, since)):
+            fate = await self._database.run(partial(self._follow, differs, host, since))
+            if fate == "told":
                 log.info("VM has changed", vm=one.vm, was=differs.was, now=differs.now)
-            else:
+            elif fate == "busy":
                 busy.add(one.vm)
         return busy
+
+    async def _follow(self, seen: Observed, host: str, since: int, transaction: Transaction) -> str:
+        """Let a VM's row follow; have the network of one that somebody else started repaired.
+
+        The new link looks well to the switch that has the old one open: no sweep would find it
+        (docs/adr/0006).
+        """
+        fate = await vm_states.follow(seen, since, transaction)
+        if fate == "told" and seen.began:
+            vni = await transaction.scalar(select(slices.c.vni).where(slices.c.name == seen.slice))
+            bridge = things.bridge(vni, self._layout.switch_of(host))
+            body = Differences(slice=seen.slice, things=(bridge,))
+            identity = f"{RepairSlice.event}:{seen.vm}:{since}"
+            event = Event(
+                message_id=identity,
+                type=RepairSlice.event,
+                data=body.model_dump(mode="json"),
+                correlation_id=identity,
+            )
+            await self._intake.store(event, transaction)
+        return fate
 
     async def _read(
         self, host: str, which: Collection[str] | None

@@ -58,11 +58,17 @@ class Found:
 
 
 class Domains:
-    """The domains of all hosts; every effect may be repeated at any time."""
+    """The domains of all hosts; every effect may be repeated at any time.
 
-    def __init__(self, lanes: Mapping[str, Lane], settings: Hypervisor) -> None:
+    A guest has `shutdown_grace` seconds to end by itself.
+    """
+
+    def __init__(
+        self, lanes: Mapping[str, Lane], settings: Hypervisor, shutdown_grace: float
+    ) -> None:
         self._lanes = lanes
         self._settings = settings
+        self._shutdown_grace = shutdown_grace
 
     async def boot(self, machine: Machine) -> dict[str, Any] | None:
         """Make *machine* run, as it says; its disk and seed must be there.
@@ -81,9 +87,7 @@ class Domains:
         """
         machine = stop.machine
         if not stop.force:
-            await shutdown.by_guest(
-                self._lanes[machine.host], machine.vm, self._settings.shutdown_grace
-            )
+            await shutdown.by_guest(self._lanes[machine.host], machine.vm, self._shutdown_grace)
         await self.power_off(machine)
         return {"state": "shutoff"}
 

@@ -45,7 +45,7 @@ class Hypervisors:
             )
             for host in settings.host
         )
-        self.domains = Domains(self._lanes, hypervisor)
+        self.domains = Domains(self._lanes, hypervisor, settings.shutdown_grace)
         self.disks = Disks(self._lanes, hypervisor.pool)
         self.snapshots = Snapshots(self._lanes)
         self.images = Images(self._lanes, source, hypervisor.pool)

@@ -76,7 +76,7 @@ async def judge(folder: Folder, scenario: Scenario, normal: Any) -> Verdict:
     harness = folder.open(Tripwire())
     harness.world.trap = no_trap
     # What hosts say goes before what a request that failed has left in the rows.
-    watch = VmWatch(["h1", "h2"], harness.database, LookTwin(harness.world))
+    watch = VmWatch(harness.settings, harness.database, harness.intake, LookTwin(harness.world))
     for host in ("h1", "h2"):
         await watch.look(host, None)
     await _ends(harness, scenario, verdict)

@@ -9,8 +9,10 @@ import pytest
 from ccfd.documents import COLLECTIONS
 from ccfd.errors import Transient
 from ccfd.handlers import vm_watch
+from ccfd.handlers.reconcile_events import repairs
 from ccfd.handlers.vm_watch import VmWatch
 from ccfd.vt.domains import Found
+from ccfd.workflow.intake import Intake
 from tests.harness import Harness
 from tests.twins import LookTwin, no_trap
 from tests.unit.handlers.test_slice_story import VM
@@ -39,7 +41,11 @@ class Watched:
         self.harness = harness
         self.vm = vm
         self.seen = Seen(harness)
-        self.watches = [VmWatch(["h1", "h2"], harness.database, self.seen) for _ in range(daemons)]
+        harness.handlers.update(repairs(harness.settings, lambda _kind: None))
+        own = Intake(harness.handlers, lambda _kind, _code: None)
+        self.watches = [
+            VmWatch(harness.settings, harness.database, own, self.seen) for _ in range(daemons)
+        ]
 
     def destroy(self) -> None:
         """Be the person with virsh."""
@@ -143,6 +149,35 @@ async def test_a_request_at_work_is_waited_for(watched: Watched) -> None:
 
     await at_work(watched, act)
     assert await watched.notices() == [("running", "shutoff", "destroyed")]
+
+
+async def test_one_that_somebody_has_started_is_plugged_in_once(watched: Watched) -> None:
+    world = watched.harness.world
+    made: list[str] = []
+
+    async def note(call: str, args: Any) -> None:
+        await no_trap(call, args)
+        if call == "fabric.make:after":
+            made.append(args.host)
+
+    async def act() -> None:
+        machine = world.domains["h1", watched.vm]
+        watched.destroy()
+        watched.tell()
+        await watched.until("shutoff")
+        world.trap = note
+        world.domains["h1", watched.vm] = machine
+        watched.tell()
+        await watched.until("running")
+        async with asyncio.timeout(5):
+            while not made:
+                await asyncio.sleep(0.005)
+        watched.tell()
+        await asyncio.sleep(0.05)
+
+    await at_work(watched, act)
+    assert made == ["h1"]
+    assert len(await watched.notices()) == 2
 
 
 async def test_what_a_host_does_by_itself_is_left_to_the_sweep(watched: Watched) -> None:
