@@ -17,6 +17,8 @@ from tests.portal import Body, Portal
 PATIENT = {"CCFD_HYPERVISOR__SHUTDOWN_GRACE": "60"}
 """However slow the machine is, a guest that hears has the time to end by itself."""
 
+pytestmark = pytest.mark.timeout(400)
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:

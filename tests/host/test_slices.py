@@ -18,7 +18,7 @@ from tests.host import diagnosis
 from tests.lab import Lab
 from tests.portal import Body, Portal
 
-BOOT_WITHIN = 60.0
+BOOT_WITHIN = 120.0
 
 
 def vms(*called: str) -> list[dict[str, Any]]:

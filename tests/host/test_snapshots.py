@@ -16,6 +16,8 @@ from tests.portal import Portal
 
 TO_THE_GATEWAY = "ping -c 1 -W 2 10.0.0.1"
 
+pytestmark = pytest.mark.timeout(400)
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:

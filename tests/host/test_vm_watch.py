@@ -20,6 +20,8 @@ NO_SWEEP = {"CCFD_RECONCILE__EVERY": "0"}
 WITHIN = 20.0
 """Seconds: on a loaded machine. Without load it takes some hundredths of one."""
 
+pytestmark = pytest.mark.timeout(400)
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
