@@ -47,10 +47,15 @@ CHANGES = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatePlan:
-    """What `slice.create` decided. `reserved_until` is set where a reservation was taken over."""
+    """What `slice.create` decided.
+
+    `reserved_until` is set where a reservation was taken over; `confirmed` says that the owner had
+    confirmed it before.
+    """
 
     slice: PlannedSlice
     reserved_until: datetime | None
+    confirmed: bool = False
 
 
 class CreateSlice(Handler[SliceCreate, CreatePlan]):
@@ -78,7 +83,7 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
             )
         if await transaction.one(select(tables.slices).where(tables.slices.c.name == body.slice)):
             raise Refused("slice_exists", f"there is a slice {body.slice}: delete it first")
-        net, reserved_until = await self._subnet(body, transaction)
+        net, before = await self._subnet(body, transaction)
         island = await subnets.island_of(net, transaction)
         vni = await pools.take(VNI_POOL, body.slice, transaction)
         if vni is None:
@@ -109,14 +114,17 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
             expires_at=transaction.now + lasts,
         )
         await insert_slice(planned, island, "creating", pair, transaction)
-        return CreatePlan(slice=planned, reserved_until=reserved_until)
+        return CreatePlan(
+            slice=planned,
+            reserved_until=before.expires_at if before is not None else None,
+            confirmed=before is not None and before.state == "confirmed",
+        )
 
     async def _subnet(
         self, body: SliceCreate, transaction: Transaction
-    ) -> tuple[Row[Any], datetime | None]:
-        """Confirm the slice's reservation, or reserve and confirm now."""
+    ) -> tuple[Row[Any], Row[Any] | None]:
+        """Confirm the reservation, or reserve and confirm now; return it after and before."""
         known = await subnets.find(body.slice, transaction)
-        reserved_until = None
         if known is None:
             await subnets.reserve(
                 body.slice,
@@ -131,8 +139,7 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
                 raise Refused(
                     "invalid_state", f"the subnet of {body.slice} lies on island {island}"
                 )
-            reserved_until = known.expires_at
-        return await subnets.confirm(body.slice, transaction), reserved_until
+        return await subnets.confirm(body.slice, transaction), known
 
     def steps(self, plan: CreatePlan) -> Steps:
         """List what will happen, in order."""
@@ -168,11 +175,11 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
     async def forget(
         self, plan: CreatePlan, error: dict[str, Any], transaction: Transaction
     ) -> dict[str, Any]:
-        """Leave no slice; a reservation that was there before is there again."""
+        """Leave no slice; a subnet that the owner had before is as it was."""
         await release_all(plan.slice, transaction)
         if plan.reserved_until is not None:
             await subnets.unconfirm(plan.slice.name, plan.reserved_until, transaction)
-        else:
+        elif not plan.confirmed:
             await subnets.release(plan.slice.name, transaction)
         return {}
 

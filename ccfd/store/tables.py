@@ -263,7 +263,9 @@ subnet = Table(
     Column("timeout", Integer, nullable=False),
     Column("expires_at", UtcTime),
     CheckConstraint("state IN ('reserved', 'confirmed', 'expired')", name="state"),
+    CheckConstraint("size IN (8, 16, 32, 64)", name="size"),
     CheckConstraint("place >= 0 AND place < 64 / size", name="place"),
+    CheckConstraint("first = block * 64 + place * size", name="first"),
 )
 HELD = "state <> 'expired'"
 Index(

@@ -91,6 +91,24 @@ async def test_a_failed_slice_gives_its_reservation_back_with_its_old_expiry(
         assert document["expires_at"] == reserved["result"]["expires_at"]
 
 
+async def test_a_failed_slice_leaves_the_owner_what_was_confirmed_before(harness: Harness) -> None:
+    async def trap(call: str, _args: object) -> None:
+        if call == "domains.boot:before":
+            raise Refused("hypervisor_error", "no more memory")
+
+    harness.world.trap = trap
+    async with harness.running():
+        await harness.ask("subnet.create", owner="demo", ipcount=8)
+        await harness.ask("subnet.create_success", owner="demo")
+        made = await harness.ask("slice.create", slice="demo", gateway=False, vms=[VM])
+        assert made["error"]["code"] == "hypervisor_error"
+        async with harness.database.read() as transaction:
+            document = await COLLECTIONS["subnets"].one("demo", transaction)
+        assert (document["state"], document["subnet"]) == ("confirmed", "10.0.0.1/29")
+        assert (await harness.ask("subnet.delete", owner="demo"))["outcome"] == "succeeded"
+    assert await harness.claims() == NOTHING
+
+
 async def test_a_slice_in_use_keeps_its_subnet(harness: Harness) -> None:
     async with harness.running():
         await harness.ask("slice.create", slice="demo", gateway=False)

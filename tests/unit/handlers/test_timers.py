@@ -1,10 +1,14 @@
-"""What is remembered, and for how long."""
+"""What falls due: reservations, and what is remembered for so long."""
 
 from datetime import timedelta
 from typing import Any
 
+import pytest
 from sqlalchemy import func, select, update
 
+from ccfd.errors import Refused
+from ccfd.handlers.timers import POLL
+from ccfd.ipam import Ipam
 from ccfd.store import tables
 from ccfd.store.database import Transaction
 from tests.harness import Harness
@@ -75,3 +79,29 @@ async def test_what_is_unsaid_or_unfinished_is_never_forgotten(harness: Harness)
     await harness.database.run(harness.timers().prune)
     assert await remembered(harness) == before
     assert before["requests"] == {stuck, waits}
+
+
+async def test_a_reservation_expires_when_it_is_due_also_after_a_restart(
+    harness: Harness,
+) -> None:
+    assert await Ipam(harness.database).create_subnet("demo", timeout=120) == "10.0.0.1/26"
+    due = harness.database.clock() + timedelta(seconds=120)
+    # Another life, long after the first: nothing but the database is left of that.
+    again = Harness(harness.settings, harness.world)
+    moment = due
+    again.database.clock = lambda: moment
+    for early, expired in ((timedelta(seconds=1), 0), (timedelta(), 1), (timedelta(), 1)):
+        moment = due - early
+        await again.timers().round()
+        said = [body for kind, body in await again.said() if kind == "subnet.expired"]
+        told = [(body["owner"], body["subnet"]) for body in said]
+        assert told == [("demo", "10.0.0.1/26")] * expired
+    assert await Ipam(again.database).create_subnet("next") == "10.0.0.1/26"
+    with pytest.raises(Refused) as late:
+        await Ipam(again.database).subnet_create_success("demo")
+    assert late.value.code == "subnet_expired"
+    await again.database.close()
+
+
+def test_what_is_due_is_looked_for_twice_a_second() -> None:
+    assert POLL <= 0.5

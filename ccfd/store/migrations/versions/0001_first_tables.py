@@ -290,7 +290,9 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "state IN ('reserved', 'confirmed', 'expired')", name=op.f("ck_subnet_state")
         ),
+        sa.CheckConstraint("size IN (8, 16, 32, 64)", name=op.f("ck_subnet_size")),
         sa.CheckConstraint("place >= 0 AND place < 64 / size", name=op.f("ck_subnet_place")),
+        sa.CheckConstraint("first = block * 64 + place * size", name=op.f("ck_subnet_first")),
         sa.ForeignKeyConstraint(
             ["network"], ["network.cidr"], name=op.f("fk_subnet_network"), onupdate="CASCADE"
         ),
