@@ -172,8 +172,11 @@ def test_a_guest_boots_and_runs_commands_by_its_agent(lab: Lab) -> None:
     try:
         domain = connection.createXML(DOMAIN)
         folder = str(lab.layout.dir)
+        # Emulated, on a machine that is busy with other tests: 5 s by itself, a minute then.
         wait_until(
-            lambda: command("guest", "--dir", folder, VM, "--", "true").returncode == 0, "guest"
+            lambda: command("guest", "--dir", folder, VM, "--", "true").returncode == 0,
+            "guest",
+            timeout=120,
         )
         said = command("guest", "--dir", folder, VM, "--", "echo out; echo err >&2; exit 3")
         assert (said.stdout, said.stderr, said.returncode) == ("out\n", "err\n", 3)
