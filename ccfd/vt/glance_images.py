@@ -20,6 +20,9 @@ log = structlog.get_logger()
 
 AT_ONCE = 8
 """Headers read side by side."""
+LOOK_EVERY = 1.0
+LOOKS = 60
+"""Seconds between two looks whether another ccfd of this machine has done it, and how many."""
 
 
 class Usable(NamedTuple):
@@ -110,13 +113,13 @@ class GlanceImages:
         the next call goes on behind what has come.
         """
         async with self._busy[image.checksum]:
-            path = await asyncio.to_thread(self._cache.find, image)
-            if path is None:
-                await self._download(image)
+            for _ in range(LOOKS):
                 path = await asyncio.to_thread(self._cache.find, image)
-        if path is None:
-            raise Transient("image_corrupt", f"image {image.name} does not stay in images.cache")
-        return path
+                if path is not None:
+                    return path
+                if not await self._download(image):
+                    await asyncio.sleep(LOOK_EVERY)
+        raise Transient("timeout", f"another ccfd has not fetched image {image.name} yet")
 
     async def prune(self, unused_for: float) -> None:
         """Remove what the cache has kept so many seconds with no use."""
@@ -134,10 +137,12 @@ class GlanceImages:
                 self._sizes[one.id] = qcow2.virtual_size(await data.first(end))
         return self._sizes[one.id]
 
-    async def _download(self, image: Image) -> None:
-        """Have the image in the cache."""
+    async def _download(self, image: Image) -> bool:
+        """Have the image in the cache; False where another ccfd is at it."""
         await self._confirm(image)
         draft = await asyncio.to_thread(self._cache.draft, image)
+        if draft is None:
+            return False
         try:
             resumed = draft.length > 0
             fault = await self._filled(image, draft)
@@ -156,6 +161,8 @@ class GlanceImages:
             # Whoever deletes an image does not break off those who read it.
             await self._confirm(image)
             await asyncio.to_thread(draft.keep)
+            log.info("image fetched", image=image.name, id=image.id, bytes=image.size)
+            return True
         finally:
             await asyncio.to_thread(draft.close)
 

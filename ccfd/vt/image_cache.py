@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 import structlog
 
-from ccfd.errors import Refused, Transient
+from ccfd.errors import Refused
 from ccfd.model.vm import Image
 from ccfd.vt import checksums, qcow2
 
@@ -55,15 +56,16 @@ class ImageCache:
             os.utime(path, ns=(time.time_ns(), status.st_mtime_ns))
         return path
 
-    def draft(self, image: Image) -> "Draft":
-        """Go on with *image*'s draft, or begin it.
-
-        Raises `Transient` while another ccfd is at it.
-        """
+    def draft(self, image: Image) -> "Draft | None":
+        """Go on with *image*'s draft, or begin it; None while another ccfd is at it."""
         path = self._directory / f"{image.checksum}.part"
         with _told(path):
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return Draft(image, path)
+            file = path.open("a+b", buffering=0)
+            if _is_mine(file, path):
+                return Draft(image, path, file)
+            file.close()
+            return None
 
     def prune(self, before: float) -> list[str]:
         """Remove what was last used or written before that time (Unix seconds); name it."""
@@ -83,20 +85,11 @@ class Draft:
     Its calls exclude each other: one whose caller was cancelled may still run in its thread.
     """
 
-    def __init__(self, image: Image, path: Path) -> None:
+    def __init__(self, image: Image, path: Path, file: FileIO) -> None:
         self._image = image
         self._path = path
         self._lock = threading.Lock()
-        self._file = path.open("a+b", buffering=0)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had the lock until now may have given the file its name meanwhile.
-            is_draft = os.path.samestat(os.fstat(self._file.fileno()), path.stat())
-        except (BlockingIOError, FileNotFoundError):
-            is_draft = False
-        if not is_draft:
-            self._file.close()
-            raise Transient("timeout", f"another ccfd fetches image {image.name}", retry_in=5)
+        self._file = file
         self._digest = checksums.hasher(image.checksum)
         self.length = _read_into(self._digest, self._file.fileno())
         """Bytes that are there."""
@@ -148,6 +141,16 @@ class Draft:
         """Let others have it."""
         with self._lock:
             self._file.close()
+
+
+def _is_mine(file: FileIO, path: Path) -> bool:
+    """Lock *file*; tell whether it is nobody else's, and still the draft."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Whoever had the lock until now may have given the file its name meanwhile.
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def _read_into(digest: "hashlib._Hash", file: int) -> int:

@@ -16,6 +16,8 @@ CONNECT_WITHIN = 10.0
 READ_AT_ONCE = 1 << 20
 TOLD = 200
 """Characters of an error's body that are told."""
+_LATER = frozenset({408, 429})
+"""Statuses below 500 that ask to come again: Request Timeout, Too Many Requests."""
 
 
 class Http:
@@ -37,10 +39,10 @@ class Http:
         params: Mapping[str, str] | None = None,
         streamed: bool = False,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Give the answer, of any status below 500; what reading it raises is translated too.
+        """Give the answer of a status that is final; what reading it raises is translated too.
 
-        Raises `Transient` (`timeout`) when the service does not answer, breaks off, or says that
-        the fault is its own.
+        Raises `Transient` (`timeout`) when the service does not answer, breaks off, or asks to
+        come again.
         """
         timeout = aiohttp.ClientTimeout(
             total=None if streamed else self._within,
@@ -59,7 +61,7 @@ class Http:
                     # A redirect would carry the token to somebody else.
                     allow_redirects=False,
                 ) as answer:
-                    if answer.status >= 500:
+                    if answer.status >= 500 or answer.status in _LATER:
                         raise self._away(url, f"it answers {answer.status}: {await said(answer)}")
                     yield answer
             except TimeoutError as exc:

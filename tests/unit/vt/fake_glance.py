@@ -54,8 +54,8 @@ class FakeGlance:
     breaks: list[int] = field(default_factory=list)
     """For each answer with bytes, until it is empty: after how many the connection breaks."""
     resumes: bool = True
-    ails: int = 0
-    """A status that answers everything, from 500 on."""
+    ails: type[web.HTTPException] | None = None
+    """What answers everything."""
     asked: list[str] = field(default_factory=list)
     """Paths, with `@` and the range where there was one."""
     deletes: dict[str, str] = field(default_factory=dict)
@@ -77,7 +77,7 @@ class FakeGlance:
         part = request.headers.get("Range", "")
         self.asked.append(request.path + (f"@{part.removeprefix('bytes=')}" if part else ""))
         if self.ails:
-            raise web.HTTPServiceUnavailable(text="<h1>503</h1>Not <b>now</b>")
+            raise self.ails(text="<h1>Oh</h1>Not <b>now</b>")
         if self.takes is not None and request.headers.get("X-Auth-Token") not in self.takes:
             raise web.HTTPUnauthorized(text="<html><title>x</title><h1>401</h1>No.</html>")
 

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from ccfd.errors import Refused, Transient
 from ccfd.model.vm import Image
 from ccfd.settings import Keystone
+from ccfd.vt import glance_images
 from ccfd.vt.glance import Glance
 from ccfd.vt.glance_images import GlanceImages
 from ccfd.vt.image_cache import ImageCache
@@ -282,24 +284,34 @@ async def test_what_had_no_use_is_removed_from_the_cache(
     assert kept(tmp_path) == {"somebody else's"}
 
 
-async def test_two_daemons_do_not_write_one_draft(store: GlanceImages, tmp_path: Path) -> None:
+async def test_two_daemons_do_not_write_one_draft(
+    store: GlanceImages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     image = await only(store)
-    cache = ImageCache(tmp_path / "cache")
-    draft = cache.draft(image)
+    monkeypatch.setattr(glance_images, "LOOK_EVERY", 0.001)
+    draft = ImageCache(tmp_path / "cache").draft(image)
+    assert draft is not None
     with pytest.raises(Transient, match="another ccfd"):
         await store.open_path(image)
-    draft.close()
+    draft.write(CONTENT)
+    draft.keep()
+    # It has the name and is still held.
     assert (await store.open_path(image)).read_bytes() == CONTENT
+    draft.close()
+    assert kept(tmp_path) == {"whole"}
 
 
 # --- away, and who are you ------------------------------------------------------------------
 
 
-async def test_a_glance_that_is_away_may_come_back(glance: FakeGlance, store: GlanceImages) -> None:
-    glance.ails = 503
-    with pytest.raises(Transient, match="503: 503 Not now"):
+@pytest.mark.parametrize("ails", [web.HTTPServiceUnavailable, web.HTTPTooManyRequests])
+async def test_a_glance_that_asks_to_come_again_is_asked_again(
+    glance: FakeGlance, store: GlanceImages, ails: type[web.HTTPException]
+) -> None:
+    glance.ails = ails
+    with pytest.raises(Transient, match=f"answers {ails.status_code}: Oh Not now"):
         await store.list()
-    glance.ails = 0
+    glance.ails = None
     assert (await store.list()).images
 
 
