@@ -37,6 +37,7 @@ from ccfd.http.metrics import Metrics
 from ccfd.http.stream import Stream
 from ccfd.network.dhcp import DhcpServers
 from ccfd.network.fabric import Fabric
+from ccfd.network.gateways import Gateways
 from ccfd.network.namespaces import Namespaces
 from ccfd.network.node import Node
 from ccfd.notify import notify, watchdog
@@ -119,6 +120,7 @@ class Daemon:
         self._sweeps = self._has_hosts and settings.reconcile.every > 0
         self._namespaces = Namespaces(settings)
         self._dhcp = DhcpServers(settings)
+        self._gateways = Gateways(settings, self._fabric)
         known = handlers(settings)
         # What only the reconciler sends is carried out like the rest, and refused from outside.
         ours = known | repairs(settings, self.metrics.repaired)
@@ -176,7 +178,7 @@ class Daemon:
             switches=self._fabric,
             domains=self._hypervisors.domains,
             volumes=self._hypervisors.disks,
-            node=Node(settings, self._namespaces, self._dhcp),
+            node=Node(settings, self._namespaces, self._dhcp, self._gateways),
         )
         self._reconciler = Reconciler(
             settings,
@@ -200,6 +202,7 @@ class Daemon:
             fabric=self._fabric,
             namespaces=self._namespaces,
             dhcp=self._dhcp,
+            gateways=self._gateways,
             images=self._hypervisors.images,
             disks=self._hypervisors.disks,
             domains=self._hypervisors.domains,

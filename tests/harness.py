@@ -58,6 +58,7 @@ def lab_settings(database_url: str) -> Settings:
         network=(
             settings.Network(cidr="10.0.0.0/8", type=1),
             settings.Network(cidr="172.16.0.101/16", type=0),
+            settings.Network(cidr="198.51.100.10/24", type=2, gateway="198.51.100.1"),
         ),
         network_node=settings.NetworkNode(tunnel_ip="192.0.2.100"),
         host=tuple(

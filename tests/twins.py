@@ -15,6 +15,7 @@ from ccfd.model.network import (
     Control,
     Dhcp,
     DhcpChange,
+    Gateway,
     Namespace,
     Port,
     Ports,
@@ -31,6 +32,7 @@ from ccfd.model.vm import (
     Snapshot,
     Stop,
 )
+from ccfd.network.gateway_plan import mark
 from ccfd.network.node import SeenSlice
 from ccfd.network.snapshot import Inventory, SeenBridge, SeenControl, SeenPort
 from ccfd.vt.domains import Found
@@ -66,6 +68,8 @@ class World:
     addresses: dict[str, str] = field(default_factory=dict)
     namespaces: dict[int, str] = field(default_factory=dict)
     legs: dict[int, str] = field(default_factory=dict)
+    gateways: dict[int, Gateway] = field(default_factory=dict)
+    firewalls: set[int] = field(default_factory=set)
     dhcp_files: dict[int, Dhcp] = field(default_factory=dict)
     dhcp: dict[int, Dhcp] = field(default_factory=dict)
     store: tuple[Image, ...] = (TINY,)
@@ -92,6 +96,8 @@ class World:
             "controls": self.controls,
             "namespaces": self.namespaces,
             "legs": self.legs,
+            "gateways": self.gateways,
+            "firewalls": dict.fromkeys(self.firewalls),
             "dhcp": self.dhcp,
             "dhcp_files": self.dhcp_files,
             "disks": self.disks,
@@ -120,6 +126,7 @@ class World:
             fabric=FabricTwin(self),
             namespaces=NamespacesTwin(self),
             dhcp=DhcpTwin(self),
+            gateways=GatewaysTwin(self),
             images=ImagesTwin(self),
             disks=DisksTwin(self),
             domains=DomainsTwin(self),
@@ -238,6 +245,8 @@ class NamespacesTwin:
         await self._world.trap("namespaces.close:before", namespace)
         if namespace.vni in self._world.dhcp:
             raise Refused("internal", "the namespace still has its DHCP server")
+        if namespace.vni in self._world.gateways:
+            raise Refused("internal", "the gateway's port would be left behind")
         self._world.legs.pop(namespace.vni, None)
         await self._world.halfway()
         self._world.namespaces.pop(namespace.vni, None)
@@ -269,6 +278,30 @@ class DhcpTwin:
 
     async def change_back(self, change: DhcpChange) -> None:
         await self.serve(change.before)
+
+
+class GatewaysTwin:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def open(self, gateway: Gateway) -> None:
+        await self._world.trap("gateways.open:before", gateway)
+        if gateway.vni not in self._world.namespaces:
+            raise Refused("switch_error", "no namespace to open a gateway in")
+        others = {vni: one for vni, one in self._world.gateways.items() if vni != gateway.vni}
+        if gateway.outside in {one.outside for one in others.values()}:
+            raise Refused("internal", f"{gateway.outside} is another slice's")
+        self._world.firewalls.add(gateway.vni)
+        await self._world.halfway()
+        self._world.gateways[gateway.vni] = gateway
+        await self._world.trap("gateways.open:after", gateway)
+
+    async def close(self, gateway: Gateway) -> None:
+        await self._world.trap("gateways.close:before", gateway)
+        self._world.gateways.pop(gateway.vni, None)
+        await self._world.halfway()
+        self._world.firewalls.discard(gateway.vni)
+        await self._world.trap("gateways.close:after", gateway)
 
 
 class ImagesTwin:
@@ -473,6 +506,13 @@ class SnapshotsTwin:
         await self._world.trap("snapshots.delete:after", snapshot.machine)
 
 
+def _mark(world: World, vni: int) -> str | None:
+    """Return the mark of a gateway, empty for a part of one, as the real look does."""
+    if vni in world.gateways and vni in world.firewalls:
+        return mark(world.gateways[vni])
+    return "" if vni in world.gateways or vni in world.firewalls else None
+
+
 class LookTwin:
     """Sees a world as inventories do; `unseen` places do not answer."""
 
@@ -495,6 +535,7 @@ class LookTwin:
                     slice=world.owners.get(("node", vni), "demo"),
                     joined=True,
                     dhcp=vni in world.dhcp,
+                    gateway=_mark(world, vni),
                 )
                 for vni in world.namespaces
             ),

@@ -32,8 +32,14 @@ PROGRAMS = {
     "nft": ("nft", "list", "tables"),
     "ip": ("ip", "netns", "list"),
     "ethtool": ("ethtool", "--version"),
+    "sysctl": ("sysctl", "--version"),
 }
-PACKAGES = {"dnsmasq": "dnsmasq-base", "nft": "nftables", "ip": "iproute2", "ethtool": "ethtool"}
+PACKAGES = {
+    "dnsmasq": "dnsmasq-base",
+    "nft": "nftables",
+    "ip": "iproute2",
+    "sysctl": "procps",
+}
 SELECT_VERSION = {"op": "select", "table": "Open_vSwitch", "where": [], "columns": ["ovs_version"]}
 
 

@@ -7,7 +7,16 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from ccfd.errors import Refused, Transient
-from ccfd.model.network import Bridge, BridgeChange, Control, Dhcp, DhcpChange, Namespace, Ports
+from ccfd.model.network import (
+    Bridge,
+    BridgeChange,
+    Control,
+    Dhcp,
+    DhcpChange,
+    Gateway,
+    Namespace,
+    Ports,
+)
 from ccfd.model.vm import (
     Disk,
     ImageListing,
@@ -50,6 +59,13 @@ class DhcpServers(Protocol):
     async def stop(self, dhcp: Dhcp) -> None: ...
     async def change(self, change: DhcpChange) -> None: ...
     async def change_back(self, change: DhcpChange) -> None: ...
+
+
+class Gateways(Protocol):
+    """The slices' ways out."""
+
+    async def open(self, gateway: Gateway) -> None: ...
+    async def close(self, gateway: Gateway) -> None: ...
 
 
 class Images(Protocol):
@@ -149,6 +165,7 @@ def effects(
     fabric: Fabric,
     namespaces: Namespaces,
     dhcp: DhcpServers,
+    gateways: Gateways,
     images: Images,
     disks: Disks,
     domains: Domains,
@@ -179,6 +196,7 @@ def effects(
         "open-namespace": Effect(Namespace, namespaces.open, namespaces.close),
         "serve-dhcp": Effect(Dhcp, dhcp.serve, dhcp.stop),
         "change-dhcp": Effect(DhcpChange, dhcp.change, dhcp.change_back),
+        "open-gateway": Effect(Gateway, gateways.open, gateways.close),
         "make-disk": Effect(Disk, make_disk, disks.remove),
         "boot": Effect(Start, vms.boot, vms.destroy),
         # A VM that was there before stays defined, with its snapshots.
@@ -199,6 +217,7 @@ def effects(
         "remove-ports": Effect(Ports, fabric.unplug, None),
         "leave-control": Effect(Control, fabric.leave, None),
         "remove-bridge": Effect(Bridge, fabric.remove, None),
+        "close-gateway": Effect(Gateway, gateways.close, None),
         "stop-dhcp": Effect(Dhcp, dhcp.stop, None),
         "close-namespace": Effect(Namespace, namespaces.close, None),
     }

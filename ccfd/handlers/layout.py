@@ -93,6 +93,7 @@ class Layout:
                 vni=planned.vni,
                 address=planned.address,
                 mtu=self.settings.vm_mtu,
+                router=planned.address.partition("/")[0] if planned.gateway else None,
                 dns=self.settings.network_node.dns,
                 leases=leases,
             ),

@@ -15,6 +15,7 @@ from ccfd.handlers.vm_states import INTERRUPTED, Observed, Vm, observed
 from ccfd.model import names
 from ccfd.model.network import Bridge, Control, Ports
 from ccfd.model.vm import Machine
+from ccfd.network.gateway_plan import mark
 from ccfd.network.node import SeenSlice
 from ccfd.network.snapshot import Inventory
 from ccfd.vt.domains import Found
@@ -134,12 +135,8 @@ def _network(wanted: WantedSlice, seen: _Seen) -> Iterator[Repair]:
     def missing(thing: Thing, why: str) -> Repair:
         return Repair(action="put back", thing=thing, slice=wanted.name, why=why)
 
-    if seen.node is not None:
-        stands = seen.node.get((wanted.name, wanted.vni))
-        if stands is None or not stands.joined:
-            yield missing(things.namespace(wanted.vni), "it or its leg is not there")
-        if wanted.dhcp and (stands is None or not stands.dhcp):
-            yield missing(things.dhcp(wanted.vni), "it does not run")
+    for thing, why in () if seen.node is None else _lacking(wanted, seen.node):
+        yield missing(thing, why)
     for bridge in wanted.bridges:
         why = _difference(bridge, seen) if bridge.host in seen.switches else ""
         if why:
@@ -148,6 +145,20 @@ def _network(wanted: WantedSlice, seen: _Seen) -> Iterator[Repair]:
         why = _left_out(part, wanted.taps, seen) if part.host in seen.switches else ""
         if why:
             yield missing(things.control(part.vni, part.host), why)
+
+
+def _lacking(
+    wanted: WantedSlice, node: Mapping[tuple[str, int], SeenSlice]
+) -> Iterator[tuple[Thing, str]]:
+    """Name what the network node lacks of a slice besides its switch, and why."""
+    stands = node.get((wanted.name, wanted.vni))
+    if stands is None or not stands.joined:
+        yield things.namespace(wanted.vni), "it or its leg is not there"
+    if wanted.dhcp and (stands is None or not stands.dhcp):
+        yield things.dhcp(wanted.vni), "it does not run"
+    for gateway in wanted.gateway:
+        if stands is None or stands.gateway != mark(gateway):
+            yield things.gateway(wanted.vni), "it is not there, or not as it should be"
 
 
 def _left_out(part: Control, taps: Iterable[Ports], seen: _Seen) -> str:
@@ -252,15 +263,21 @@ def _tagged(present: Present, wanted: Wanted) -> Iterator[tuple[Thing, str]]:
         for vni, slice_name in inventory.control.uses if inventory.control else ():
             yield things.control(vni, switch), slice_name
     for one in present.node or ():
-        if one.dhcp:
-            yield things.dhcp(one.vni), one.slice
-        yield things.namespace(one.vni), one.slice
+        yield from ((thing, one.slice) for thing in _on_node(one))
     for host, seen in present.hosts.items():
         owners = {found.vm: found.owner.slice for found in seen.domains}
         for vm, owner in owners.items():
             yield things.domain(vm, host), owner
         for vm in sorted({vm_of(volume) for volume in seen.volumes}):
             yield things.disk(vm, host), owners.get(vm) or wanted.gone.get(vm, "")
+
+
+def _on_node(seen: SeenSlice) -> Iterator[Thing]:
+    if seen.dhcp:
+        yield things.dhcp(seen.vni)
+    if seen.gateway is not None:
+        yield things.gateway(seen.vni)
+    yield things.namespace(seen.vni)
 
 
 def vm_of(volume: str) -> str:

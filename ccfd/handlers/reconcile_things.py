@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ccfd.handlers import control_layout
+from ccfd.handlers.gateway_layout import gateways
 from ccfd.handlers.layout import Layout
 from ccfd.model import names
-from ccfd.model.network import Bridge, Control, Dhcp, Namespace, Ports
+from ccfd.model.network import Bridge, Control, Dhcp, Gateway, Namespace, Ports
 from ccfd.model.slice import PlannedSlice
 from ccfd.model.vm import Disk, Image, Machine, Start
 from ccfd.requests.events import Body
 from ccfd.workflow.steps import Steps, each, only_forward
 
-Kind = Literal["bridge", "namespace", "dhcp", "control", "domain", "disk"]
+Kind = Literal["bridge", "namespace", "dhcp", "gateway", "control", "domain", "disk"]
 
 
 class Thing(Body):
@@ -45,6 +46,11 @@ def namespace(vni: int) -> Thing:
 def dhcp(vni: int) -> Thing:
     """Name a DHCP server: it is called as its namespace."""
     return Thing(kind="dhcp", name=names.namespace(vni), host=names.NODE)
+
+
+def gateway(vni: int) -> Thing:
+    """Name a gateway: it is called as its namespace."""
+    return Thing(kind="gateway", name=names.namespace(vni), host=names.NODE)
 
 
 def control(vni: int, switch: str) -> Thing:
@@ -76,6 +82,7 @@ class WantedSlice:
     starts: tuple[Start, ...]
     control: tuple[Control, ...] = ()
     taps: tuple[Ports, ...] = ()
+    gateway: tuple[Gateway, ...] = ()
 
     @property
     def machines(self) -> tuple[Machine, ...]:
@@ -94,6 +101,7 @@ class WantedSlice:
                 namespace(self.vni),
                 *(bridge(one.vni, one.host) for one in self.bridges),
                 *(dhcp(one.vni) for one in self.dhcp),
+                *(gateway(one.vni) for one in self.gateway),
                 *(control(one.vni, one.host) for one in self.control),
                 *(domain(one.vm, one.host) for one in self.machines),
             ]
@@ -114,6 +122,7 @@ def wanted_slice(layout: Layout, planned: PlannedSlice, states: Mapping[str, str
         starts=layout.starts(planned, running),
         control=control_layout.parts(layout, planned),
         taps=control_layout.taps(layout, planned, planned.vms),
+        gateway=gateways(layout, planned),
     )
 
 
@@ -122,6 +131,7 @@ def put_back(wanted: WantedSlice, missing: frozenset[Thing]) -> Steps:
 
     - A server that outlived its namespace's name is ended while it can still be found.
     - A leg made anew must be plugged in by the node's bridge, after it; a DHCP server follows.
+    - A gateway is gone with its namespace.
     """
     opened = namespace(wanted.vni) in missing
     booted = [one for one in wanted.starts if domain(one.machine.vm, one.machine.host) in missing]
@@ -131,6 +141,7 @@ def put_back(wanted: WantedSlice, missing: frozenset[Thing]) -> Steps:
         if bridge(one.vni, one.host) in missing or (opened and one.host == names.NODE)
     ]
     served = opened or dhcp(wanted.vni) in missing
+    way_out = wanted.gateway if opened or gateway(wanted.vni) in missing else ()
     joined = [one for one in wanted.control if control(one.vni, one.host) in missing]
     switches = {one.host for one in joined}
     return only_forward(
@@ -140,7 +151,8 @@ def put_back(wanted: WantedSlice, missing: frozenset[Thing]) -> Steps:
         + each("make-bridge", [one for one in made if one.host != names.NODE]),
         each("make-bridge", [one for one in made if one.host == names.NODE])
         + each("add-ports", [one for one in wanted.taps if one.host in switches])
-        + each("serve-dhcp", wanted.dhcp if served else ()),
+        + each("serve-dhcp", wanted.dhcp if served else ())
+        + each("open-gateway", way_out),
         each("boot", booted),
     )
 
@@ -153,9 +165,14 @@ def remove(owner: str, orphans: Sequence[Thing]) -> Steps:
 
     # A namespace goes with all files of its slice: those of a server that is dead, too.
     served = sorted({int(one.of) for one in (*of("dhcp"), *of("namespace"))})
+    ways_out = sorted({int(one.of) for one in (*of("gateway"), *of("namespace"))})
     return only_forward(
         each("destroy-vm", [_machine(owner, one) for one in of("domain")])
-        + each("stop-dhcp", [Dhcp(slice=owner, vni=vni, address="", mtu=0) for vni in served]),
+        + each("stop-dhcp", [Dhcp(slice=owner, vni=vni, address="", mtu=0) for vni in served])
+        + each(
+            "close-gateway",
+            [Gateway(slice=owner, vni=vni, inside="", outside="", mac="") for vni in ways_out],
+        ),
         each("remove-disk", [_disk(one) for one in of("disk")])
         + each(
             "leave-control",

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import select
 
 from ccfd.errors import Refused
-from ccfd.handlers import meanwhile, reconcile_rows, vm_choice
+from ccfd.handlers import gateway_choice, meanwhile, reconcile_rows, vm_choice
 from ccfd.handlers.layout import Layout
 from ccfd.handlers.reconcile import Looks
 from ccfd.handlers.reconcile_compare import Present, vm_of
@@ -150,6 +150,7 @@ class Recovery:
         if holder is not None:
             raise Refused("invalid_state", f"VNI {planned.vni} is {holder}'s in the database")
         island = await subnets.island_of(net, transaction)
+        await gateway_choice.claim(planned, island, transaction)
         # The old pair's private half was in the lost database alone.
         pair = self._ssh_keys.make(planned.name)
         await insert_slice(planned, island, "active", pair, transaction)

@@ -10,7 +10,8 @@ from sqlalchemy.engine import Row
 
 from ccfd import documents
 from ccfd.errors import Refused
-from ccfd.handlers import control_layout, controller_choice, vm_choice
+from ccfd.handlers import control_layout, controller_choice, gateway_choice, vm_choice
+from ccfd.handlers.gateway_layout import gateways
 from ccfd.handlers.layout import Layout
 from ccfd.ipam import pools, subnets
 from ccfd.model.slice import PlannedSlice
@@ -59,7 +60,7 @@ class CreatePlan:
 
 
 class CreateSlice(Handler[SliceCreate, CreatePlan]):
-    """Give a tenant its subnet, switches, DHCP server and VMs."""
+    """Give a tenant its subnet, switches, DHCP server, gateway and VMs."""
 
     event = "slice.create"
     body = SliceCreate
@@ -76,11 +77,6 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
 
     async def decide(self, body: SliceCreate, transaction: Transaction) -> CreatePlan:
         """Take a subnet, a VNI, and all that the VMs need."""
-        if body.gateway:
-            raise Refused(
-                "invalid_state",
-                "this release of ccfd has no gateways for slices yet: send gateway: false",
-            )
         if await transaction.one(select(tables.slices).where(tables.slices.c.name == body.slice)):
             raise Refused("slice_exists", f"there is a slice {body.slice}: delete it first")
         net, before = await self._subnet(body, transaction)
@@ -88,6 +84,9 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
         vni = await pools.take(VNI_POOL, body.slice, transaction)
         if vni is None:
             raise Refused("network_exhausted", "every VNI of [slices] vni is in use")
+        outside = None
+        if body.gateway:
+            outside = await gateway_choice.take(body.slice, island, transaction)
         policy = self._settings.scheduler.placement
         vms = await vm_choice.choose(body.slice, island, vni, body.vms, transaction, policy=policy)
         controller = controller_choice.of_tenant(body.controller, self._settings)
@@ -107,6 +106,7 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
             ssh_key=pair.public if pair else None,
             vms=vms,
             controller=controller,
+            gateway=outside,
             description=body.description,
             project=body.project,
             user=body.user,
@@ -153,6 +153,7 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
             # The node's bridge comes after the namespace: a leg made anew needs plugging in.
             each("make-bridge", [node])
             + each("serve-dhcp", layout.dhcp(planned))
+            + each("open-gateway", gateways(layout, planned))
             + each("add-ports", control_layout.taps(layout, planned, planned.vms))
             + each("make-disk", layout.disks(planned, planned.vms)),
             each("boot", layout.starts(planned, planned.vms)),
@@ -231,7 +232,8 @@ class DeleteSlice(Handler[SliceName, PlannedSlice]):
         layout = self._layout
         return only_forward(
             each("destroy-vm", layout.machines(plan, plan.vms))
-            + each("stop-dhcp", layout.dhcp(plan)),
+            + each("stop-dhcp", layout.dhcp(plan))
+            + each("close-gateway", gateways(layout, plan)),
             each("remove-disk", layout.disks(plan, plan.vms))
             + each("remove-bridge", layout.bridges(plan))
             + each("leave-control", control_layout.whole(layout, plan))
@@ -272,6 +274,7 @@ async def insert_slice(
             description=planned.description,
             project=planned.project,
             user=planned.user,
+            gateway=gateway_choice.to_row(planned),
             controller=controller_choice.to_row(planned.controller),
             ssh_keys=list(planned.ssh_keys),
             ssh_public_key=pair.public if pair else None,
@@ -295,6 +298,7 @@ async def planned_slice(row: Row[Any], transaction: Transaction) -> PlannedSlice
         ssh_key=row.ssh_public_key,
         vms=await vm_choice.planned(row.name, transaction),
         controller=controller_choice.of_row(row.controller),
+        gateway=gateway_choice.of_row(row.gateway),
         description=row.description,
         project=row.project,
         user=row.user,
@@ -308,6 +312,7 @@ async def release_all(planned: PlannedSlice, transaction: Transaction) -> None:
     await vm_choice.release(planned.vms, transaction)
     await transaction.execute(delete(tables.vm).where(tables.vm.c.slice == planned.name))
     await transaction.execute(delete(tables.slices).where(tables.slices.c.name == planned.name))
+    await gateway_choice.give_back(planned, transaction)
     await pools.give_back(VNI_POOL, planned.vni, transaction)
 
 

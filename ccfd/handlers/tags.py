@@ -34,6 +34,7 @@ def read_slice(text: str) -> PlannedSlice:
     planned: PlannedSlice = _read(PlannedSlice, text)
     _check(Name, planned.name)
     _check(ipaddress.IPv4Interface, planned.address)
+    _check(ipaddress.IPv4Address | None, planned.gateway)
     if planned.created_at is None or planned.expires_at is None:
         raise _unreadable("created_at or expires_at is missing")
     return planned

@@ -88,13 +88,7 @@ async def claim(ip: str, holder: str, transaction: Transaction) -> None:
 
 async def give_back(ip: str, transaction: Transaction) -> bool:
     """Give an address of a network of type 0 back; False when it was not taken."""
-    number = int(ipaddress.IPv4Address(ip))
-    cidr = await transaction.scalar(
-        select(network.c.cidr).where(
-            network.c.type == 0, network.c.first <= number, network.c.last >= number
-        )
-    )
-    return cidr is not None and await pools.give_back(networks.pool_of(cidr), number, transaction)
+    return await networks.give_address_back(0, ip, transaction)
 
 
 async def _row(transaction: Transaction) -> Row[Any]:

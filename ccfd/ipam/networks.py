@@ -178,6 +178,31 @@ async def take_address(kind: int, island: str, owner: str, transaction: Transact
     raise Refused("address_exhausted", f"no network of type {kind} on island {island} has one left")
 
 
+async def claim_address(
+    kind: int, island: str, ip: str, owner: str, transaction: Transaction
+) -> None:
+    """Take exactly *ip* for *owner*. Raises `Refused` (`invalid_state`) where that cannot be."""
+    number = int(ipaddress.IPv4Address(ip))
+    rows = await serving(kind, island, transaction)
+    row = next((one for one in rows if one.first <= number <= one.last), None)
+    if row is None:
+        raise Refused("invalid_state", f"no network of type {kind} on island {island} has {ip}")
+    other = await pools.claim(pool_of(row.cidr), number, owner, transaction)
+    if other is not None:
+        raise Refused("invalid_state", f"the address {ip} is {other}'s")
+
+
+async def give_address_back(kind: int, ip: str, transaction: Transaction) -> bool:
+    """Give an address of a network of type *kind* back; False when it was not taken."""
+    number = int(ipaddress.IPv4Address(ip))
+    cidr = await transaction.scalar(
+        select(network.c.cidr).where(
+            network.c.type == kind, network.c.first <= number, network.c.last >= number
+        )
+    )
+    return cidr is not None and await pools.give_back(pool_of(cidr), number, transaction)
+
+
 async def usage(rows: Sequence[Row[Any]], transaction: Transaction) -> dict[str, tuple[int, int]]:
     """Return (total, used) addresses of networks by CIDR; of type 1, those in held subnets."""
     cidrs = [row.cidr for row in rows]

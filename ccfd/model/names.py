@@ -31,6 +31,11 @@ def inside_port(vni: int) -> str:
     return f"{PREFIX}i-{vni}"
 
 
+def outside_port(vni: int) -> str:
+    """Name the outer end of the veth pair that leads out of the namespace: `ccf-o-1001`."""
+    return f"{PREFIX}o-{vni}"
+
+
 def tunnel(vni: int, remote: str) -> str:
     """Name the tunnel port of slice *vni* towards the tunnel address *remote*.
 

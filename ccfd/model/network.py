@@ -110,6 +110,24 @@ class Namespace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """The slice's way out of its namespace: a leg, source NAT and a firewall.
+
+    `inside` and `outside` are its addresses with their prefixes, `mac` is the outer leg's;
+    `router` is where all that is further away is sent, or None for nowhere. `closed` are networks
+    and addresses that nobody reaches by this way.
+    """
+
+    slice: str
+    vni: int
+    inside: str
+    outside: str
+    mac: str
+    router: str | None = None
+    closed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
     """A static DHCP lease."""
 

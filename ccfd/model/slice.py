@@ -35,8 +35,9 @@ class PlannedVm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedSlice:
-    """A slice's network and its VMs. `address` is the gateway's, `10.0.0.1/26`.
+    """A slice's network and its VMs. `address` is its own in the subnet, `10.0.0.1/26`.
 
+    `gateway` is its address outside, `203.0.113.10`, or None for a slice without a way out.
     `ssh_keys` are the tenant's public keys, `ssh_key` is that of the slice's own pair. From
     `description` on: what is only told of it.
     """
@@ -49,6 +50,7 @@ class PlannedSlice:
     ssh_key: str | None = None
     vms: tuple[PlannedVm, ...] = ()
     controller: Controller | None = None
+    gateway: str | None = None
     description: str | None = None
     project: str | None = None
     user: str | None = None

@@ -12,10 +12,17 @@ import structlog
 from ccfd.errors import Refused, Transient
 from ccfd.model import names
 from ccfd.model.network import Bridge, BridgeChange, Control, Port, Ports
-from ccfd.network import bridges, control
+from ccfd.network import bridges, control, external
 from ccfd.network.changes import Change, Snapshot, Switch, with_fresh
 from ccfd.network.ovsdb import OperationError, Ovsdb
-from ccfd.network.snapshot import Inventory, read_bridge, read_down, read_inventory
+from ccfd.network.snapshot import (
+    Inventory,
+    read_bridge,
+    read_down,
+    read_inventory,
+    read_ports,
+    read_tagged,
+)
 from ccfd.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -111,7 +118,7 @@ class Fabric:
         restart = RESTART
         while not stood or seconds >= restart:
             # It may stand, for those who share it, or be somebody else's.
-            if (await read_bridge(db, target.vni, [])).bridge is not None:
+            if (await read_bridge(db, names.bridge(target.vni), [])).bridge is not None:
                 return
             await make()
             restart *= 2
@@ -201,6 +208,29 @@ class Fabric:
         )
         _check_tunnels(part.host, tunnels, seen)
 
+    async def attach(self, bridge: str, ports: Ports) -> None:
+        """Add a slice's ports to a bridge that is the operator's, which must stand."""
+        db, switch = self._switch(ports.host)
+        await self._converge(
+            db,
+            ports,
+            [port.name for port in ports.ports],
+            lambda seen: external.attach(bridge, ports, switch, seen),
+            bridge=bridge,
+        )
+
+    async def detach(self, ports: Ports) -> None:
+        """Take a slice's ports off a bridge that is the operator's, whichever it is."""
+        db, _ = self._switch(ports.host)
+        found = await read_tagged(db, ports.slice, [port.name for port in ports.ports])
+        if found:
+            await db.transact_applied(external.detach(found))
+
+    async def attached(self, host: str, bridge: str) -> frozenset[str] | None:
+        """Name the ports of a bridge; None where the switch of *host* has no such bridge."""
+        db, _ = self._switch(host)
+        return await read_ports(db, bridge)
+
     async def probe(self, host: str) -> None:
         """Raise `Transient` unless the host's database answers and ovs-vswitchd keeps up."""
         db, _ = self._switch(host)
@@ -227,11 +257,17 @@ class Fabric:
         target: Bridge | Ports,
         wanted: list[str],
         decide: Callable[[Snapshot], Change],
+        *,
+        bridge: str = "",
     ) -> Snapshot:
-        """Look, change, look again, until there is nothing to change and all is applied."""
+        """Look, change, look again, until there is nothing to change and all is applied.
+
+        It is about the bridge of the target's slice, unless *bridge* names another one.
+        """
+        name = bridge or names.bridge(target.vni)
         opened: set[str] = set()
         for _ in range(ATTEMPTS):
-            seen = await read_bridge(db, target.vni, wanted)
+            seen = await read_bridge(db, name, wanted)
             change = decide(with_fresh(seen, opened))
             if not change.ops:
                 await db.applied(seen.next_cfg)
@@ -248,7 +284,7 @@ class Fabric:
             log.debug("switch changed", host=target.host, slice=target.slice, ops=len(change.ops))
         raise Transient(
             "switch_error",
-            f"bridge {names.bridge(target.vni)} on {target.host} does not settle: {reason}; "
+            f"bridge {name} on {target.host} does not settle: {reason}; "
             "see whether something else changes it",
         )
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ccfd.model import names
@@ -14,7 +14,10 @@ INSIDE = "inside"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """A Linux link as `ip -json address` tells it; `peer` is the ifindex of a veth's other end."""
+    """A Linux link as `ip -json address` tells it; `peer` is the ifindex of a veth's other end.
+
+    `master` is the bridge that it is on, `kind` what `ip -details` calls it, where that was asked.
+    """
 
     ifindex: int
     peer: int | None
@@ -22,6 +25,20 @@ class Link:
     mac: str
     up: bool
     addresses: tuple[str, ...] = ()
+    master: str | None = None
+    kind: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leg:
+    """A veth pair out of a namespace: what its ends are called, and what `inner` shall have."""
+
+    outer: str
+    inner: str
+    namespace: str
+    address: str
+    mac: str
+    mtu: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,41 +61,55 @@ class Work:
 
 
 def open_leg(wanted: Namespace, present: Present) -> Work:
-    """List the commands that complete the leg; ends that do not belong together are made anew.
+    """List the commands that complete the namespace: its leg inside, and loopback."""
+    leg = Leg(
+        outer=names.inside_port(wanted.vni),
+        inner=INSIDE,
+        namespace=names.namespace(wanted.vni),
+        address=wanted.address,
+        mac=wanted.mac,
+        mtu=wanted.mtu,
+    )
+    work = join(leg, present.outer, present.inner)
+    return work if present.loopback else replace(work, within=("link set lo up", *work.within))
 
-    A leg that only lacks something keeps its links: a switch that listens to one would not notice
-    that it was replaced (see `bridges`).
+
+def join(leg: Leg, a: Link | None, b: Link | None) -> Work:
+    """List the commands that complete *leg*, whose ends are *a* (outer) and *b* (inner).
+
+    Ends that do not belong together are made anew. A leg that only lacks something keeps its
+    links: a switch that listens to one would not notice that it was replaced (see `bridges`).
     """
-    outer = names.inside_port(wanted.vni)
-    namespace = names.namespace(wanted.vni)
     clear: list[str] = []
     here: list[str] = []
-    within: list[str] = []
-    a, b = present.outer, present.inner
     if not (a and b and a.peer == b.ifindex and b.peer == a.ifindex):
         # Deleting one end deletes the other. An inner end without an outer one is a stranger's.
         if a:
-            here.append(f"link delete {outer}")
+            here.append(f"link delete {leg.outer}")
         elif b:
-            clear.append(f"link delete {INSIDE}")
+            clear.append(f"link delete {leg.inner}")
         here.append(
-            f"link add {outer} mtu {wanted.mtu} type veth peer name {INSIDE} "
-            f"address {wanted.mac} mtu {wanted.mtu} netns {namespace}"
+            f"link add {leg.outer} mtu {leg.mtu} type veth peer name {leg.inner} "
+            f"address {leg.mac} mtu {leg.mtu} netns {leg.namespace}"
         )
         a = b = None
-    if a is None or a.mtu != wanted.mtu or not a.up:
-        here.append(f"link set {outer} mtu {wanted.mtu} up")
-    if not present.loopback:
-        within.append("link set lo up")
-    if b is not None and (b.mtu != wanted.mtu or b.mac != wanted.mac):
-        within.append(f"link set {INSIDE} address {wanted.mac} mtu {wanted.mtu}")
-    addresses = b.addresses if b else ()
-    within += [f"address delete {one} dev {INSIDE}" for one in addresses if one != wanted.address]
-    if wanted.address not in addresses:
-        within.append(f"address add {wanted.address} dev {INSIDE}")
-    if b is None or not b.up:
-        within.append(f"link set {INSIDE} up")
-    return Work(clear=tuple(clear), here=tuple(here), within=tuple(within))
+    if a is None or a.mtu != leg.mtu or not a.up:
+        here.append(f"link set {leg.outer} mtu {leg.mtu} up")
+    return Work(clear=tuple(clear), here=tuple(here), within=inner_end(leg, b))
+
+
+def inner_end(leg: Leg, present: Link | None) -> tuple[str, ...]:
+    """List the commands that give the inner end what it shall have, from what it has."""
+    lines = []
+    if present is not None and (present.mtu != leg.mtu or present.mac != leg.mac):
+        lines.append(f"link set {leg.inner} address {leg.mac} mtu {leg.mtu}")
+    addresses = present.addresses if present else ()
+    lines += [f"address delete {one} dev {leg.inner}" for one in addresses if one != leg.address]
+    if leg.address not in addresses:
+        lines.append(f"address add {leg.address} dev {leg.inner}")
+    if present is None or not present.up:
+        lines.append(f"link set {leg.inner} up")
+    return tuple(lines)
 
 
 def read_links(text: str) -> dict[str, Link]:
@@ -98,4 +129,6 @@ def _link(row: Mapping[str, Any]) -> Link:
             for one in row.get("addr_info", [])
             if one["family"] == "inet"
         ),
+        master=row.get("master"),
+        kind=row.get("linkinfo", {}).get("info_kind", ""),
     )

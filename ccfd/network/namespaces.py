@@ -51,7 +51,7 @@ class Namespaces:
         try:
             # The kernel takes a namespace down in its own time; a link that is deleted by name is
             # gone when the command ends.
-            await _delete_link(outer)
+            await delete_link(outer)
             if (state.NETNS / name).exists():
                 await self._outside("ip", "netns", "delete", name)
         except CommandError as exc:
@@ -61,22 +61,22 @@ class Namespaces:
     async def joined(self, vnis: Iterable[int]) -> frozenset[int]:
         """Return those of the slices *vnis* whose namespace stands and has its leg out of it."""
         try:
-            links = await _links()
+            links = await look_at_links()
         except CommandError as exc:
             raise exc.translate() from exc
         return frozenset(
             vni
             for vni in vnis
-            if names.inside_port(vni) in links and _is_namespace(state.NETNS / names.namespace(vni))
+            if names.inside_port(vni) in links and is_namespace(state.NETNS / names.namespace(vni))
         )
 
     async def _look(self, vni: int) -> Present:
         name = names.namespace(vni)
         try:
-            outer = (await _links()).get(names.inside_port(vni))
-            if not _is_namespace(state.NETNS / name):
+            outer = (await look_at_links()).get(names.inside_port(vni))
+            if not is_namespace(state.NETNS / name):
                 return Present(outer=outer)
-            within = await _links("-netns", name)
+            within = await look_at_links("-netns", name)
         except CommandError as exc:
             raise exc.translate() from exc
         return Present(
@@ -112,22 +112,23 @@ class Namespaces:
         await run(detached.outside(argv, systemd=self._systemd))
 
 
-async def _links(*options: str) -> dict[str, Link]:
-    return read_links(await run(["ip", *options, "-json", "address", "show"]))
+async def look_at_links(*options: str) -> dict[str, Link]:
+    """Return the links of ccfd's namespace, or of what the *options* of ip(8) say."""
+    return read_links(await run(["ip", *options, "-json", "-details", "address", "show"]))
 
 
-async def _delete_link(name: str) -> None:
+async def delete_link(name: str) -> None:
     """Delete a link; that it goes by itself in between is well, too."""
-    if name not in await _links():
+    if name not in await look_at_links():
         return
     try:
         await run(["ip", "link", "delete", name])
     except CommandError:
-        if name in await _links():
+        if name in await look_at_links():
             raise
 
 
-def _is_namespace(path: Path) -> bool:
+def is_namespace(path: Path) -> bool:
     """Tell whether a namespace is mounted on the file, rather than the file left over."""
     try:
         return path.stat().st_dev == Path("/proc/self/ns/net").stat().st_dev

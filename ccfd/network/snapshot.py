@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ccfd.model import names
 from ccfd.network import control
 from ccfd.network.changes import ABOUT, HOST, SLICE, VM, VNI, Snapshot
 from ccfd.network.ovsdb import DATABASE, Operation, Ovsdb, Result
@@ -19,6 +18,7 @@ from ccfd.network.rows import (
     controller_row,
     interface_row,
     port_row,
+    to_map,
 )
 
 
@@ -77,9 +77,8 @@ class Inventory:
     control: SeenControl | None = None
 
 
-async def read_bridge(db: Ovsdb, vni: int, wanted: Iterable[str]) -> Snapshot:
-    """Read slice *vni*'s bridge and what stands under the names *wanted*."""
-    name = names.bridge(vni)
+async def read_bridge(db: Ovsdb, name: str, wanted: Iterable[str]) -> Snapshot:
+    """Read the bridge *name* and what stands under the names *wanted*."""
     asked = sorted({name, *wanted})
     first = await db.transact(
         [
@@ -107,6 +106,37 @@ async def read_bridge(db: Ovsdb, vni: int, wanted: Iterable[str]) -> Snapshot:
         taken=frozenset(row["name"] for row in found if row["_uuid"][1] not in inside),
         next_cfg=next_cfg,
     )
+
+
+async def read_ports(db: Ovsdb, bridge: str) -> frozenset[str] | None:
+    """Name the ports of the bridge called *bridge*; None where there is no such bridge."""
+    bridges, ports = await db.transact(
+        [
+            _select("Bridge", [["name", "==", bridge]], BRIDGE_COLUMNS),
+            _select("Port", [], PORT_COLUMNS),
+        ]
+    )
+    if not bridges["rows"]:
+        return None
+    own = bridge_row(bridges["rows"][0]).ports
+    return frozenset(port.name for port in map(port_row, ports["rows"]) if port.uuid in own)
+
+
+async def read_tagged(db: Ovsdb, slice_name: str, wanted: Sequence[str]) -> list[str]:
+    """Return the ids of those of the ports *wanted* that are the slice's, on whichever bridge."""
+    results = await db.transact(
+        [
+            _select(table, [["name", "==", one], *also], ["_uuid", "name"])
+            for one in wanted
+            for table, also in (
+                ("Interface", [["external_ids", "includes", to_map({SLICE: slice_name})]]),
+                ("Port", []),
+            )
+        ]
+    )
+    ours = {row["name"] for result in results[::2] for row in result["rows"]}
+    ports = [row for result in results[1::2] for row in result["rows"]]
+    return [row["_uuid"][1] for row in ports if row["name"] in ours]
 
 
 async def read_down(db: Ovsdb, links: Sequence[str]) -> list[str]:

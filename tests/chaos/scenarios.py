@@ -109,6 +109,18 @@ SCENARIOS = (
     Scenario(story="refused", before=(create(A),), asks=(GIVE_BACK,)),
     Scenario(story="done", asks=(create(A, B),)),
     Scenario(story="without VMs", asks=(create(),)),
+    Scenario(story="with a gateway", asks=(create(A, gateway=True),)),
+    Scenario(
+        story="with a gateway, refused at boot",
+        asks=(create(B, gateway=True),),
+        refuses=(NO_BOOT,),
+    ),
+    Scenario(
+        story="with a gateway that is lost",
+        asks=(create(gateway=True),),
+        refuses=(("gateways.open:after", SLICE),),
+    ),
+    Scenario(story="with a gateway", before=(create(A, gateway=True),), asks=(DELETE,)),
     Scenario(
         story="on a reservation, refused at boot",
         before=(RESERVE,),

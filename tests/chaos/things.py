@@ -38,6 +38,8 @@ def expected(slices: Iterable[dict[str, Any]], tunnel_ips: Mapping[str, str]) ->
         node = names.NODE
         found["namespaces"].add(f"{node}: {names.namespace(vni)}")
         found["ports"].add(f"{node}: {names.inside_port(vni)}")
+        if one["gateway"]:
+            found["ports"].add(f"{node}: {names.outside_port(vni)}")
         if one["dhcp"]:
             found["servers"].add(f"{node}: {vni}")
         _network(vni, tenants, tunnel_ips, found)
@@ -77,7 +79,11 @@ def of_twins(world: World) -> Things:
             f"{host}: {names.domain(vm)}" for host, vm in {**world.domains, **world.definitions}
         },
         "bridges": {f"{host}: {names.bridge(vni)}" for host, vni in world.bridges},
-        "ports": {f"{at[0]}: {name}" for at, ports in world.bridges.items() for name in ports},
+        "ports": {f"{at[0]}: {name}" for at, ports in world.bridges.items() for name in ports}
+        | {
+            f"{names.NODE}: {names.outside_port(vni)}"
+            for vni in {*world.gateways, *world.firewalls}
+        },
         "namespaces": {
             f"{names.NODE}: {names.namespace(vni)}" for vni in {**world.namespaces, **world.legs}
         },
@@ -102,6 +108,7 @@ def is_whole(world: World) -> bool:
         all(world.definitions.get(at) == one for at, one in world.domains.items())
         and world.namespaces.keys() == world.legs.keys()
         and world.dhcp == world.dhcp_files
+        and world.gateways.keys() == world.firewalls
         and world.controls.keys() == {host for host, vni in world.bridges if vni == 0}
         and world.disks.keys() == world.seeds.keys()
     )

@@ -167,10 +167,12 @@ async def compare(harness: Harness, verdict: Verdict) -> None:
         "slices": len(slices),
         "subnets": len(subnets),
         "blocks": len(subnets),
-        # The VNI of each slice, the number of each block, and each controller's address.
+        # The VNI of each slice, the number of each block, and the addresses of controllers and
+        # of gateways outside.
         "pooled": len(slices)
         + len(subnets)
-        + len([vm for vm in held if vm["kind"] == "controller"]),
+        + len([vm for vm in held if vm["kind"] == "controller"])
+        + len([one for one in slices if one["gateway"]]),
         "addresses": len([vm for vm in held if vm["kind"] == "slice"]),
         **{size: sum(vm[size] for vm in held) for size in ("cpu", "ram", "disk")},
     }

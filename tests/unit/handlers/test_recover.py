@@ -396,3 +396,17 @@ async def test_a_host_that_has_shrunk_keeps_what_is_on_it(lost: Lost) -> None:
     assert await lost.left_out() == {}
     rows, _ = await lost.held()
     assert [(row["ram_used"], row["ram_limit"]) for row in rows["hosts"]] == [(128, 128)] * 2
+
+
+async def test_the_address_outside_is_taken_again(lost: Lost) -> None:
+    await lost.fresh()
+    async with lost.running():
+        made = await lost.harness.ask("slice.create", slice="one", vms=[VM])
+    await lost.fresh()
+    done = await lost.apply()
+    assert [one["slice"] for one in done["slices"]] == ["one"]
+    assert (await lost.differences())["repairs"] == []
+    async with lost.running():
+        other = await lost.harness.ask("slice.create", slice="two")
+    outside = [asked["result"]["gateway"]["outside"] for asked in (made, other)]
+    assert outside == ["198.51.100.10", "198.51.100.11"]

@@ -118,13 +118,6 @@ async def test_a_slice_in_use_keeps_its_subnet(harness: Harness) -> None:
         assert twice["error"]["code"] == "slice_exists"
 
 
-async def test_what_this_release_has_not_is_refused(harness: Harness) -> None:
-    async with harness.running():
-        refused = await harness.ask("slice.create", slice="demo")
-        assert refused["error"]["code"] == "invalid_state"
-    assert await harness.claims() == NOTHING
-
-
 async def test_a_slice_whose_time_is_over_is_announced_and_deleted(harness: Harness) -> None:
     timers = harness.timers()
     async with harness.running():
