@@ -180,7 +180,7 @@ def effects(
         except Refused as exc:
             if exc.code != "image_not_found":
                 raise
-            # It was taken away since it was fetched: without use, or by hand (docs/adr/0016).
+            # It was taken away since it was fetched: without use, or by hand (docs/adr/0018).
             await images.fetch(ImageOnHost(host=disk.host, image=disk.image))
             await disks.make(disk)
 

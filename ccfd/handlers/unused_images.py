@@ -1,6 +1,6 @@
 """Which base images on a host have had no use for so long that they go: pure.
 
-An image goes in two strides (docs/adr/0016): its mark first, from when on no disk is built on it
+An image goes in two strides (docs/adr/0018): its mark first, from when on no disk is built on it
 until it was sent again; the file when it has lain there without a mark for a while.
 """
 
