@@ -169,7 +169,7 @@ async def by_broker(broker: str, url: str) -> float:
             )
             await asyncio.gather(*sent)
             # Each is accepted, then it succeeds.
-            await portal.until(lambda: len(portal.results) == 2 * MESSAGES)
+            await portal.until(lambda: len(portal.results) == 2 * MESSAGES, within=60)
             seconds = time.perf_counter() - began
             kinds = {message.type for message in portal.results}
             assert kinds == {"subnet.create.accepted", "subnet.create.succeeded"}

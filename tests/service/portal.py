@@ -107,9 +107,9 @@ class Portal:
         await channel.connection.write_queue.put(ChannelFrame(payload, should_close=False))
         await bare.flow(active=True)
 
-    async def until(self, ready: Callable[[], bool]) -> None:
+    async def until(self, ready: Callable[[], bool], within: float = WITHIN) -> None:
         """Wait until what has come satisfies *ready*."""
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(within):
             while not ready():
                 await self._came.wait()
                 self._came.clear()
