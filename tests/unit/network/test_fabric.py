@@ -1,6 +1,6 @@
 """The switches by their hosts' names, against a database that is made up."""
 
-import time
+from collections.abc import Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +49,14 @@ async def test_a_change_that_lost_every_race_is_a_passing_error(tmp_path: Path) 
 class SwitchTwin:
     """A database with one bridge or none, and how often it was made and removed."""
 
-    def __init__(self, *, stands: bool, seconds: tuple[float, ...]) -> None:
+    def __init__(self, *, stands: bool) -> None:
         self.made = self.removed = 0
         self.stands = stands
-        self._seconds = iter(seconds)
 
     def answer(self, ops: list[dict[str, Any]]) -> list[Any]:
-        """Answer one transaction; each removal takes its time."""
+        """Answer one transaction."""
         if any("delete" in op.get("mutations", [[]])[0] for op in ops):
             self.removed, self.stands = self.removed + 1, False
-            time.sleep(next(self._seconds, 0))
         return [{"rows": self._rows(op["table"])} if op["op"] == "select" else {} for op in ops]
 
     async def make(self, bridge: Bridge) -> None:
@@ -86,7 +84,8 @@ class SwitchTwin:
     [
         ("netdev", True, (), (0, 1)),
         ("netdev", True, (2 * RESTART,), (1, 2)),
-        ("netdev", True, (2 * RESTART, 3 * RESTART), (2, 3)),
+        ("netdev", True, (0, 2 * RESTART), (1, 2)),
+        ("netdev", True, (2 * RESTART, 0, 3 * RESTART), (2, 3)),
         ("netdev", False, (), (1, 1)),
         ("system", True, (2 * RESTART,), (0, 1)),
         ("system", False, (), (0, 0)),
@@ -99,11 +98,18 @@ async def test_a_userspace_bridge_goes_again_if_its_switch_may_have_been_killed(
     made_removed: tuple[int, int],
     tmp_path: Path,
 ) -> None:
-    twin = SwitchTwin(stands=stands, seconds=seconds)
+    twin = SwitchTwin(stands=stands)
+    waits = iter(seconds)
+
+    async def timed(work: Awaitable[Any]) -> float:
+        await work
+        return next(waits, 0.0)
+
     async with FakeServer(tmp_path / "db", twin.answer).running() as server:
         fabric = Fabric(settings(server.address, datapath))
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(fabric, "make", twin.make)
+            patched.setattr("ccfd.network.fabric._timed", timed)
             await fabric.remove(BRIDGE)
         await fabric.close()
     assert (twin.made, twin.removed) == made_removed
