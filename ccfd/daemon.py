@@ -38,6 +38,7 @@ from ccfd.http.stream import Stream
 from ccfd.network.dhcp import DhcpServers
 from ccfd.network.fabric import Fabric
 from ccfd.network.gateways import Gateways
+from ccfd.network.monitor import Monitor
 from ccfd.network.namespaces import Namespaces
 from ccfd.network.node import Node
 from ccfd.notify import notify, watchdog
@@ -116,6 +117,7 @@ class Daemon:
         self._images = image_store(settings)
         self._hypervisors = Hypervisors(settings, self._images)
         self._fabric = Fabric(settings)
+        self.monitor = Monitor(settings)
         self._has_hosts = drivers is None
         self._sweeps = self._has_hosts and settings.reconcile.every > 0
         self._namespaces = Namespaces(settings)
@@ -321,8 +323,9 @@ class Daemon:
             log.warning("images not imported", reason=str(exc) or "the store is slow")
 
     def _hearing(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
-        """Return what has the states of VMs follow what their hosts tell."""
+        """Return what has our picture of VMs and switches follow what their hosts tell."""
         return [
+            ("switch monitor", self.monitor.run()),
             ("VM watch", self._vm_watch.run()),
             ("host events", self._hypervisors.events.run(self._vm_watch)),
         ]

@@ -6,8 +6,8 @@ reader task to own. A connection is made when a call needs one, and again after 
 
 import asyncio
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Never
 
 import structlog
 
@@ -21,6 +21,8 @@ log = structlog.get_logger(__name__)
 
 Operation = dict[str, Any]
 Result = dict[str, Any]
+Tables = dict[str, Any]
+"""Rows by table and id, as a monitor tells of them (RFC 7047, 4.1.5 and 4.1.6)."""
 
 DATABASE = "Open_vSwitch"
 IN_FLIGHT = 256
@@ -106,6 +108,34 @@ class Ovsdb:
         async with self._deadline():
             connection = await self._connected()
         await self._wait_for(connection, next_cfg)
+
+    async def monitor(
+        self, columns: Mapping[str, Sequence[str]], take: Callable[[Tables], None]
+    ) -> Never:
+        """Have *take* told of all rows of *columns* by table, then of each change, until the end.
+
+        It has a connection of its own, so that no transaction waits behind a long list of rows.
+        Ends with `Transient` (`host_unreachable`) only: the connection cannot be made, was lost,
+        or the server fell silent. *take* raises `BadStreamError` to hang up.
+        """
+        wanted = {table: {"columns": [*names]} for table, names in columns.items()}
+        connection: _Connection | None = None
+        try:
+            async with self._deadline():
+                connection = await self._connect()
+                early: list[Tables] = []
+                connection.updated = early.append
+                first = await connection.call(next(self._ids), "monitor", [DATABASE, None, wanted])
+                for told in (first, *early):
+                    take(told)
+                connection.updated = take
+            raise Transient(
+                "host_unreachable",
+                f"lost the switch's database at {self._address}: {await connection.lost_because()}",
+            )
+        finally:
+            if connection is not None:
+                connection.abort("not listened to any more")
 
     async def close(self) -> None:
         """Close the connection; calls under way end with `Transient`."""
@@ -205,12 +235,14 @@ class _Connection(asyncio.Protocol):
 
     def __init__(self, address: str, probe: float) -> None:
         self.lost = False
+        self.updated: Callable[[Tables], None] = self.note_cur_cfg
         self._address = address
         self._probe = probe
         self._framer = Framer()
         self._transport: asyncio.Transport | None = None
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._waiting: set[tuple[int, asyncio.Future[None]]] = set()
+        self._end_told: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._cur_cfg = -1
         self._heard = False
         self._asked = False
@@ -266,7 +298,11 @@ class _Connection(asyncio.Protocol):
         finally:
             self._waiting.discard(entry)
 
-    def note_cur_cfg(self, tables: dict[str, Any]) -> None:
+    async def lost_because(self) -> str:
+        """Wait until the connection is lost, and tell why."""
+        return await self._end_told
+
+    def note_cur_cfg(self, tables: Tables) -> None:
         """Take the rows of a monitor's first answer or update (RFC 7047, 4.1.5 and 4.1.6)."""
         for row in tables.get(DATABASE, {}).values():
             self._cur_cfg = int(row.get("new", {}).get("cur_cfg", self._cur_cfg))
@@ -291,7 +327,7 @@ class _Connection(asyncio.Protocol):
         if method == "echo":  # without an answer the server hangs up (RFC 7047, 4.1.11)
             self._send({"id": message.get("id"), "result": message.get("params"), "error": None})
         elif method == "update":
-            self.note_cur_cfg(message["params"][1])
+            self.updated(message["params"][1])
         elif method is None:
             answer = self._calls.get(message.get("id"))  # type: ignore[arg-type]  # what came
             if answer is None or answer.done():
@@ -317,6 +353,8 @@ class _Connection(asyncio.Protocol):
         if self.lost:
             return
         self.lost = True
+        if not self._end_told.done():
+            self._end_told.set_result(why)
         if self._timer is not None:
             self._timer.cancel()
         futures = [*self._calls.values(), *(done for _, done in self._waiting)]

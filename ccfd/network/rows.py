@@ -103,11 +103,11 @@ def bridge_row(row: Mapping[str, Any]) -> BridgeRow:
         uuid=row["_uuid"][1],
         name=row["name"],
         datapath_type=row["datapath_type"],
-        fail_mode=_optional(row["fail_mode"]),
-        external_ids=_map(row["external_ids"]),
-        other_config=_map(row["other_config"]),
-        ports=_uuids(row["ports"]),
-        controllers=_uuids(row["controller"]),
+        fail_mode=as_optional(row["fail_mode"]),
+        external_ids=as_map(row["external_ids"]),
+        other_config=as_map(row["other_config"]),
+        ports=as_uuids(row["ports"]),
+        controllers=as_uuids(row["controller"]),
         protocols=frozenset(_members(row["protocols"])),
     )
 
@@ -117,16 +117,16 @@ def controller_row(row: Mapping[str, Any]) -> ControllerRow:
     return ControllerRow(
         uuid=row["_uuid"][1],
         target=row["target"],
-        connection_mode=_optional(row["connection_mode"]),
-        rate_limit=_optional(row["controller_rate_limit"]),
-        local_ip=_optional(row["local_ip"]),
-        local_netmask=_optional(row["local_netmask"]),
+        connection_mode=as_optional(row["connection_mode"]),
+        rate_limit=as_optional(row["controller_rate_limit"]),
+        local_ip=as_optional(row["local_ip"]),
+        local_netmask=as_optional(row["local_netmask"]),
     )
 
 
 def port_row(row: Mapping[str, Any]) -> PortRow:
     """Read a row with PORT_COLUMNS."""
-    return PortRow(uuid=row["_uuid"][1], name=row["name"], interfaces=_uuids(row["interfaces"]))
+    return PortRow(uuid=row["_uuid"][1], name=row["name"], interfaces=as_uuids(row["interfaces"]))
 
 
 def interface_row(row: Mapping[str, Any]) -> InterfaceRow:
@@ -135,13 +135,13 @@ def interface_row(row: Mapping[str, Any]) -> InterfaceRow:
         uuid=row["_uuid"][1],
         name=row["name"],
         type=row["type"],
-        options=_map(row["options"]),
-        external_ids=_map(row["external_ids"]),
-        ofport=_optional(row["ofport"]),
-        ofport_request=_optional(row["ofport_request"]),
-        ifindex=_optional(row["ifindex"]) or 0,
-        error=_optional(row["error"]),
-        mtu_request=_optional(row["mtu_request"]),
+        options=as_map(row["options"]),
+        external_ids=as_map(row["external_ids"]),
+        ofport=as_optional(row["ofport"]),
+        ofport_request=as_optional(row["ofport_request"]),
+        ifindex=as_optional(row["ifindex"]) or 0,
+        error=as_optional(row["error"]),
+        mtu_request=as_optional(row["mtu_request"]),
     )
 
 
@@ -159,17 +159,20 @@ def _is(value: Any, kind: str) -> bool:
     return isinstance(value, list) and value[0] == kind
 
 
-def _optional(value: Any) -> Any:
+def as_optional(value: Any) -> Any:
+    """Read a column that may be empty: None then."""
     if _is(value, "set"):
         return value[1][0] if value[1] else None
     return value
 
 
-def _map(value: Any) -> dict[str, str]:
+def as_map(value: Any) -> dict[str, str]:
+    """Read a map; numbers become text."""
     return {str(key): str(text) for key, text in value[1]}
 
 
-def _uuids(value: Any) -> frozenset[str]:
+def as_uuids(value: Any) -> frozenset[str]:
+    """Read a set of references to rows."""
     return frozenset(one[1] for one in _members(value))
 
 

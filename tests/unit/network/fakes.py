@@ -28,6 +28,7 @@ class FakeServer:
         self.answers_echo = True
         self.piece = 0
         self.writers: list[asyncio.StreamWriter] = []
+        self.rows: dict[str, Any] = {}
         self._path = path
 
     @contextlib.asynccontextmanager
@@ -43,6 +44,10 @@ class FakeServer:
 
     def push(self, message: Message) -> None:
         self.writers[-1].write(encode(message))
+
+    def update(self, tables: dict[str, Any]) -> None:
+        """Tell whoever monitors that rows have changed."""
+        self.push({"id": None, "method": "update", "params": [None, tables]})
 
     def applied(self, cur_cfg: int) -> None:
         row = {"row-id": {"old": {"cur_cfg": self.cur_cfg}, "new": {"cur_cfg": cur_cfg}}}
@@ -67,6 +72,8 @@ class FakeServer:
         match message.get("method"):
             case "echo" if self.answers_echo:
                 result = message["params"]
+            case "monitor" if "Bridge" in message["params"][2]:
+                result = self.rows
             case "monitor":
                 result = {"Open_vSwitch": {"row-id": {"new": {"cur_cfg": self.cur_cfg}}}}
             case "transact":

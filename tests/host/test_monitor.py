@@ -1,0 +1,123 @@
+"""The watch over a real Open vSwitch: what it tells of ports, tunnels, controllers, restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
+
+from ccfd.model import names
+from ccfd.model.network import Controller
+from ccfd.network import Fabric
+from ccfd.network.mirror import WatchedPort
+from ccfd.network.monitor import Monitor, News
+from ccfd.settings import Settings
+from tests.host.test_network import (
+    Guest,
+    Switch,
+    bridge,
+    fabric,
+    guests,
+    link,
+    pytestmark,
+    settings,
+    switch,
+    tunnel,
+)
+
+__all__ = ["fabric", "guests", "pytestmark", "settings", "switch"]
+
+
+async def until(true: Callable[[], bool], within: float = 30) -> None:
+    async with asyncio.timeout(within):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+class Watch:
+    """A monitor that runs, and what it told."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.monitor = Monitor(settings)
+        self.news: list[News] = []
+        self.monitor.listen(self.news.append)
+
+    def told(self, what: str) -> int:
+        return sum(news.what == what for news in self.news)
+
+    def port(self, name: str) -> WatchedPort | None:
+        return next((one for one in self.monitor.ports(names.NODE) if one.name == name), None)
+
+    def is_up(self, name: str) -> bool:
+        port = self.port(name)
+        return port is not None and port.up is True
+
+
+@contextlib.asynccontextmanager
+async def watching(settings: Settings) -> AsyncIterator[Watch]:
+    watch = Watch(settings)
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(watch.monitor.run())
+        yield watch
+        running.cancel()
+
+
+async def test_the_watch_follows_ports_counters_controllers_and_restarts(
+    fabric: Fabric, switch: Switch, settings: Settings, guests: tuple[Guest, Guest]
+) -> None:
+    one, two = guests
+    wanted = bridge(tunnel("172.20.0.2"), link(10), link(11))
+    async with watching(settings) as watch:
+        await until(lambda: watch.told("heard") == 1)
+        await fabric.make(wanted)
+        await until(lambda: watch.port(one.name) is not None)
+        waiting = watch.port(one.name)
+        assert waiting is not None
+        assert (waiting.up, waiting.vm, waiting.bridge) == (False, "vm-10", "ccf-1001")
+        for guest in guests:
+            guest.start()
+        await until(lambda: watch.is_up(one.name) and watch.is_up(two.name))
+        assert watch.is_up(names.tunnel(1001, "172.20.0.2"))
+
+        def rate() -> float:
+            port = watch.port(two.name)
+            return port.rates.receive.bytes if port is not None and port.rates else 0
+
+        assert one.reaches(two.address, within=5)
+        with pinging(one, two):
+            # 1,042 bytes with their Ethernet header, fifty a second; refreshed every five.
+            await until(lambda: 20_000 < rate() < 100_000)
+        port = watch.port(two.name)
+        assert port is not None
+        assert port.counters is not None
+        assert port.counters.receive.bytes > 50_000
+
+        gone = Controller(address="127.0.0.1", port=6634)
+        await fabric.make(replace(wanted, controller=gone))
+        await until(lambda: bool(seen_controllers(watch)))
+        assert seen_controllers(watch) == [("tcp:127.0.0.1:6634", False)]
+
+        switch.kill()
+        switch.start()
+        await until(lambda: watch.told("restarted") == 1)
+        one.stop()
+        await until(lambda: not watch.is_up(one.name))
+        assert watch.told("lost") == 0
+
+
+def seen_controllers(watch: Watch) -> list[tuple[str, bool]]:
+    found = watch.monitor.bridge(names.NODE, names.bridge(1001))
+    return [(one.target, one.connected) for one in found.controllers] if found else []
+
+
+@contextlib.contextmanager
+def pinging(guest: Guest, other: Guest) -> Iterator[None]:
+    argv = ("ip", "netns", "exec", guest.space, "ping", "-q", "-i0.02", "-s1000", other.address)
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
