@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 
 import pytest
 
@@ -81,6 +82,8 @@ async def test_virsh_is_followed_at_once_and_after_libvirtd_was_killed(
     os.kill(pid, signal.SIGKILL)
     await asyncio.to_thread(wait_until, lambda: not lab.pids("h1", "libvirtd"), "its end")
     await asyncio.to_thread(lab.start, "h1", "libvirtd")
+    answers = partial(lab.run, "h1", ["virsh", "domstate", vm])
+    await asyncio.to_thread(wait_until, answers, "the new libvirtd")
     # Perhaps before ccfd hears the new libvirtd: then it looks.
     await virsh(lab, "suspend", vm)
     assert (await told(portal, 5))[4:] == [("running", "paused", "observed")]

@@ -83,7 +83,12 @@ class Lab:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside h1, node, outside, … to its end, and return what it said."""
         command = self.exec_argv(place, argv)
-        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=check)
+        ended = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout, check=False
+        )
+        if check and ended.returncode:
+            raise LabError(f"{' '.join(argv)}: status {ended.returncode}: {ended.stderr.strip()}")
+        return ended
 
     def guest(self, vm: str, argv: Sequence[str], *, timeout: float = 30) -> str:
         """Run a command inside a guest, and return what it said; raise `LabError` if it fails."""
