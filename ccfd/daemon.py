@@ -31,14 +31,16 @@ from ccfd.handlers.recover import Recovery
 from ccfd.handlers.registry import handlers
 from ccfd.handlers.timers import Timers
 from ccfd.handlers.vm_watch import VmWatch
-from ccfd.http import dead, reconcile, recover, ssh_key
+from ccfd.http import dead, leases, reconcile, recover, ssh_key
 from ccfd.http.api import Api
 from ccfd.http.metrics import Metrics
 from ccfd.http.stream import Stream
+from ccfd.model import names
 from ccfd.network.dhcp import DhcpServers
 from ccfd.network.fabric import Fabric
 from ccfd.network.gateways import Gateways
 from ccfd.network.monitor import Monitor
+from ccfd.network.namespace_watch import NamespaceWatch
 from ccfd.network.namespaces import Namespaces
 from ccfd.network.node import Node
 from ccfd.notify import notify, watchdog
@@ -121,7 +123,10 @@ class Daemon:
         self._has_hosts = drivers is None
         self._sweeps = self._has_hosts and settings.reconcile.every > 0
         self._namespaces = Namespaces(settings)
-        self._dhcp = DhcpServers(settings)
+        self._dhcp = DhcpServers(
+            settings, lambda vni: self._disturbed("DHCP server has died", names.namespace(vni))
+        )
+        self._namespace_watch = NamespaceWatch(settings, self._told("namespace is gone"))
         self._gateways = Gateways(settings, self._fabric)
         known = handlers(settings)
         # What only the reconciler sends is carried out like the rest, and refused from outside.
@@ -172,9 +177,17 @@ class Daemon:
             first=settings.workflow.stuck_retry,
             clock=time.monotonic,
         )
-        self._watch = HostWatch(settings, self.database, self._hypervisors, self._fabric)
+        self._watch = HostWatch(
+            settings, self.database, self._hypervisors, self._fabric, self._told("host is back")
+        )
         own = Intake(ours, lambda _kind, reason: self.metrics.dead_letter(reason))
-        self._vm_watch = VmWatch(settings, self.database, own, self._hypervisors.domains)
+        self._vm_watch = VmWatch(
+            settings,
+            self.database,
+            own,
+            self._hypervisors.domains,
+            self._told("libvirt is heard"),
+        )
         look = Look(
             settings,
             switches=self._fabric,
@@ -198,6 +211,14 @@ class Daemon:
         )
         self._recovery = Recovery(settings, self.database, look)
         self._ssh_keys = SshKeys(settings.slices.ssh_key_secrets)
+
+    def _told(self, what: str) -> Callable[[str], None]:
+        """Return what tells the sweep that *what* has happened to a host or a namespace."""
+        return lambda where: self._disturbed(what, where)
+
+    def _disturbed(self, what: str, where: str) -> None:
+        if self._sweeps:
+            self._reconciler.disturbed(what, where)
 
     def _effects(self) -> Effects:
         return effects(
@@ -264,7 +285,7 @@ class Daemon:
                         ("revisits", self._revisits.run()),
                         ("host watch", self._watch.run()),
                         *(self._hearing() if self._has_hosts else ()),
-                        *([("reconciler", self._reconciler.run())] if self._sweeps else []),
+                        *(self._sweeping() if self._sweeps else ()),
                         *([("image upkeep", self._upkeep.run())] if self._has_hosts else []),
                         ("event stream", self.stream.run()),
                         ("bus", self.bus.run()),
@@ -295,6 +316,7 @@ class Daemon:
         self.database.take_hold()
         closing.push_async_callback(self.database.close)
         closing.push_async_callback(self._fabric.close)
+        closing.callback(self._dhcp.close)
         closing.push_async_callback(self._images.close)
         closing.push_async_callback(self._hypervisors.close)
         if not self._ssh_keys.are_made:
@@ -330,6 +352,14 @@ class Daemon:
             ("host events", self._hypervisors.events.run(self._vm_watch)),
         ]
 
+    def _sweeping(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
+        """Return what has hosts hold what the database says."""
+        self.monitor.listen(self._reconciler.hear)
+        return [
+            ("reconciler", self._reconciler.run()),
+            ("namespace watch", self._namespace_watch.run()),
+        ]
+
     async def _serve(self, closing: AsyncExitStack) -> list[str]:
         """Serve the API on the UNIX socket and on TCP."""
         api = Api(
@@ -345,6 +375,7 @@ class Daemon:
                 *reconcile.routes(self._reconciler),
                 *recover.routes(self._recovery),
                 *dead.routes(DeadLetters(self.database, self.intake)),
+                *leases.routes(self.database, self._dhcp.given),
                 *ssh_key.routes(self.database, self._ssh_keys),
             ],
         )

@@ -143,7 +143,16 @@ class NetworkNode(Section):
     state: str = "/var/lib/ccfd/network"
     """Directory for the files of DHCP servers."""
     dns: tuple[str, ...] = ()
-    """Name servers that DHCP hands out."""
+    """Name servers that DHCP hands out to slices that have a gateway to reach them by."""
+    ntp: tuple[str, ...] = ()
+    """Time servers, likewise."""
+
+    @field_validator("dns", "ntp")
+    @classmethod
+    def _are_ipv4(cls, servers: tuple[str, ...]) -> tuple[str, ...]:
+        for server in servers:
+            ipaddress.IPv4Address(server)  # DHCP's options hold addresses, no names: RFC 2132
+        return servers
 
 
 class Host(Section):

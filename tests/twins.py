@@ -32,6 +32,7 @@ from ccfd.model.vm import (
     Snapshot,
     Stop,
 )
+from ccfd.network import dhcp_files
 from ccfd.network.gateway_plan import mark
 from ccfd.network.node import SeenSlice
 from ccfd.network.snapshot import Inventory, SeenBridge, SeenControl, SeenPort
@@ -534,7 +535,7 @@ class LookTwin:
                     vni=vni,
                     slice=world.owners.get(("node", vni), "demo"),
                     joined=True,
-                    dhcp=vni in world.dhcp,
+                    dhcp=dhcp_files.mark(world.dhcp[vni]) if vni in world.dhcp else None,
                     gateway=_mark(world, vni),
                 )
                 for vni in world.namespaces

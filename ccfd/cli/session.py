@@ -61,13 +61,14 @@ class Session:
         self, path: str, draw: "Callable[[Document], Iterable[Block]]", **query: str | None
     ) -> None:
         """Print the document at *path*."""
-        self._print(self.ask(lambda client: client.get(path, **query)), draw)
+        self.tell(self.ask(lambda client: client.get(path, **query)), draw)
 
     def act(self, path: str, draw: "Callable[[Document], Iterable[Block]]") -> None:
         """Call for an action, and print the document that it answers."""
-        self._print(self.ask(lambda client: client.post(path, {})), draw)
+        self.tell(self.ask(lambda client: client.post(path, {})), draw)
 
-    def _print(self, document: "Document", draw: "Callable[[Document], Iterable[Block]]") -> None:
+    def tell(self, document: "Document", draw: "Callable[[Document], Iterable[Block]]") -> None:
+        """Print a document, for people or programs."""
         from ccfd.cli.output import show, write_json
 
         if self.as_json:

@@ -115,6 +115,11 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     ),
 }
 VMS_OF_SLICE = _plain("name", "state", "ip", "mac", "host", "flavor", "image", "vm")
+LEASES: tuple[Column, ...] = (
+    *_plain("name", "ip", "mac"),
+    ("renewed", _time("renewed_at")),
+    ("expires", _time("expires_at")),
+)
 
 
 def sheet(title: str, columns: Iterable[Column], documents: Iterable[Document]) -> Sheet:
@@ -144,10 +149,12 @@ def facts(document: Document, *skipped: str) -> Facts:
 
 
 def slice_(document: Document) -> list[Block]:
-    """Describe a slice and its VMs."""
-    blocks: list[Block] = [facts(document, "vms")]
+    """Describe a slice, its VMs, and who holds a lease."""
+    blocks: list[Block] = [facts(document, "vms", "leases")]
     if document.get("vms"):
         blocks.append(sheet("VMs", VMS_OF_SLICE, document["vms"]))
+    if document.get("leases"):
+        blocks.append(sheet("leases", LEASES, document["leases"]))
     return blocks
 
 

@@ -2,13 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ccfd.cli import controller_option, vm_option
 from ccfd.cli.options import IpCount, Island, StateFilter, Wait, parsed
 from ccfd.cli.session import segment, session
+
+if TYPE_CHECKING:
+    from ccfd.cli.client import Client, Document
 
 app = typer.Typer(help="Slices: tenants' virtual networks.", no_args_is_help=True)
 
@@ -94,10 +97,16 @@ def list_(
 
 @app.command()
 def show(context: typer.Context, name: Name) -> None:
-    """Show a slice and its VMs."""
+    """Show a slice, its VMs, and who holds a DHCP lease."""
     from ccfd.cli import sheets
 
-    session(context).show(f"/v1/slices/{segment(name)}", sheets.slice_)
+    path = f"/v1/slices/{segment(name)}"
+
+    async def look(client: "Client") -> "Document":
+        found = await client.get(path)
+        return {**found, "leases": await client.items(f"{path}/leases")}
+
+    session(context).tell(session(context).ask(look), sheets.slice_)
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """Which hosts are up: each is asked every few seconds, and its capacity read when it comes up."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -55,11 +55,20 @@ class Switches(Protocol):
 
 
 class HostWatch:
-    """Keeps the hosts' rows true. A host is up while its libvirt and its switch answer."""
+    """Keeps the hosts' rows true. A host is up while its libvirt and its switch answer.
+
+    *back* is told of each that comes up again.
+    """
 
     def __init__(
-        self, settings: Settings, database: Database, hypervisors: Hypervisors, switches: Switches
+        self,
+        settings: Settings,
+        database: Database,
+        hypervisors: Hypervisors,
+        switches: Switches,
+        back: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._back = back
         self._hosts: Sequence[Host] = settings.host
         self._scheduler = settings.scheduler
         self._database = database
@@ -123,8 +132,11 @@ class HostWatch:
         except CcfdError as exc:
             log.warning("host capacity unknown", host=name, reason=exc.message)
             return
+        was_down = self.up.get(name) is False
         self.up[name] = up
         log.info("host is up" if up else "host is down", host=name, why=why)
+        if up and was_down:
+            self._back(name)
 
 
 def limits(capacity: Capacity, scheduler: Scheduler, row: Row[Any]) -> dict[str, int]:

@@ -94,7 +94,9 @@ class Layout:
                 address=planned.address,
                 mtu=self.settings.vm_mtu,
                 router=planned.address.partition("/")[0] if planned.gateway else None,
-                dns=self.settings.network_node.dns,
+                # Servers that cannot be reached would only make every look-up slow.
+                dns=self.settings.network_node.dns if planned.gateway else (),
+                ntp=self.settings.network_node.ntp if planned.gateway else (),
                 leases=leases,
             ),
         )

@@ -15,6 +15,7 @@ import structlog
 from sqlalchemy import func, select
 
 from ccfd.handlers import meanwhile, reconcile_rows, vm_states
+from ccfd.handlers.disturbances import Disturbances
 from ccfd.handlers.layout import Layout
 from ccfd.handlers.reconcile_compare import (
     Findings,
@@ -25,6 +26,7 @@ from ccfd.handlers.reconcile_compare import (
 )
 from ccfd.handlers.reconcile_events import Differences, RemoveOrphans, RepairSlice, key_of
 from ccfd.handlers.reconcile_things import Thing
+from ccfd.network.monitor import News
 from ccfd.requests.decode import Event
 from ccfd.settings import Settings
 from ccfd.store.database import Database, Transaction
@@ -61,6 +63,18 @@ class Request(NamedTuple):
     data: dict[str, Any]
 
 
+class Compared(NamedTuple):
+    """What a look at all places gave: who said nothing and why, and the last request before it.
+
+    `whole`: every place was seen, and no slice was being worked on.
+    """
+
+    findings: Findings
+    silent: dict[str, str]
+    since: int
+    whole: bool
+
+
 class Looks(Protocol):
     """Who looks at the hosts."""
 
@@ -69,7 +83,7 @@ class Looks(Protocol):
 
 
 class Reconciler:
-    """Sweeps every few seconds, on the daemon that leads."""
+    """Sweeps every few seconds, and when it is told to, on the daemon that leads."""
 
     def __init__(
         self,
@@ -86,6 +100,7 @@ class Reconciler:
         self._intake = intake
         self._look = look
         self._leads = leads
+        self._disturbances = Disturbances(partial(database.signals.wake, TOPIC), self._every)
         self._orphans: dict[Thing, float] = {}
         self._withheld = False
         self._strangers: set[str] = set()
@@ -95,12 +110,23 @@ class Reconciler:
         """Sweep, for ever."""
         await rounds(self._database, TOPIC, self._every, self.round)
 
+    def disturbed(self, what: str, where: str) -> None:
+        """Sweep soon: *what* has happened *where*."""
+        if self._leads():
+            self._disturbances.tell(what, where)
+
+    def hear(self, news: News) -> None:
+        """Sweep soon where a switch is heard or was started anew: a `network.monitor.Listener`."""
+        if news.what in ("heard", "restarted"):
+            self.disturbed(f"switch is {news.what}", min(news.hosts))
+
     async def round(self) -> None:
         """Sweep once, if it is this daemon's business: orphans wait for their time."""
         if not self._leads():
             self._orphans.clear()
             return
-        findings, _, since = await self._compare()
+        findings, _, since, whole = await self._compare()
+        self._disturbances.seen(whole=whole)
         self._tell_lost(findings.lost)
         due = await self._of_known_slices(self._due(findings.repairs))
         await self._act(replace(findings, repairs=tuple(due)), since, patient=True)
@@ -110,23 +136,24 @@ class Reconciler:
 
     async def plan(self) -> dict[str, Any]:
         """Return what differs at this moment."""
-        findings, silent, _ = await self._compare()
+        findings, silent, _, _ = await self._compare()
         return document(findings, silent)
 
     async def apply(self) -> dict[str, Any]:
         """Put everything right now, without grace; return what differed, and the requests' ids."""
-        findings, silent, since = await self._compare()
+        findings, silent, since, _ = await self._compare()
         sent = await self._act(findings, since, patient=False)
         return {**document(findings, silent), "requests": sent}
 
-    async def _compare(self) -> tuple[Findings, dict[str, str], int]:
+    async def _compare(self) -> Compared:
         """Read the rows, then look: what is stored meanwhile has a number after the last."""
         async with self._database.read() as transaction:
             since = await meanwhile.latest(transaction)
             wanted = await reconcile_rows.read(self._layout, transaction)
         present, silent = await self._look.look()
+        whole = not silent and not wanted.left_alone
         silent |= {f"slice {name}": why for name, why in wanted.unplanned.items()}
-        return compare(wanted, present), silent, since
+        return Compared(compare(wanted, present), silent, since, whole)
 
     def _due(self, repairs: Iterable[Repair]) -> list[Repair]:
         """Leave out the orphans that were not seen, look by look, for the time of grace."""

@@ -15,6 +15,7 @@ from ccfd.handlers.vm_states import INTERRUPTED, Observed, Vm, observed
 from ccfd.model import names
 from ccfd.model.network import Bridge, Control, Ports
 from ccfd.model.vm import Machine
+from ccfd.network import dhcp_files
 from ccfd.network.gateway_plan import mark
 from ccfd.network.node import SeenSlice
 from ccfd.network.snapshot import Inventory
@@ -154,8 +155,11 @@ def _lacking(
     stands = node.get((wanted.name, wanted.vni))
     if stands is None or not stands.joined:
         yield things.namespace(wanted.vni), "it or its leg is not there"
-    if wanted.dhcp and (stands is None or not stands.dhcp):
-        yield things.dhcp(wanted.vni), "it does not run"
+    for server in wanted.dhcp:
+        if stands is None or stands.dhcp is None:
+            yield things.dhcp(wanted.vni), "it does not run"
+        elif stands.dhcp != dhcp_files.mark(server):
+            yield things.dhcp(wanted.vni), "it serves something else"
     for gateway in wanted.gateway:
         if stands is None or stands.gateway != mark(gateway):
             yield things.gateway(wanted.vni), "it is not there, or not as it should be"
@@ -273,7 +277,7 @@ def _tagged(present: Present, wanted: Wanted) -> Iterator[tuple[Thing, str]]:
 
 
 def _on_node(seen: SeenSlice) -> Iterator[Thing]:
-    if seen.dhcp:
+    if seen.dhcp is not None:
         yield things.dhcp(seen.vni)
     if seen.gateway is not None:
         yield things.gateway(seen.vni)

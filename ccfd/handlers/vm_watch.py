@@ -5,7 +5,7 @@ cannot tell, the sweep finds.
 """
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
@@ -56,11 +56,20 @@ class _News:
 
 
 class VmWatch:
-    """Keeps the VMs' states true: a `vt.events.Listener`."""
+    """Keeps the VMs' states true: a `vt.events.Listener`.
+
+    *heard* is told of each host whose libvirt is heard, at first or again.
+    """
 
     def __init__(
-        self, settings: Settings, database: Database, intake: Intake, domains: Domains
+        self,
+        settings: Settings,
+        database: Database,
+        intake: Intake,
+        domains: Domains,
+        heard: Callable[[str], None] = lambda _: None,
     ) -> None:
+        self._heard = heard
         self._layout = Layout(settings)
         self._database = database
         self._intake = intake
@@ -74,6 +83,10 @@ class VmWatch:
 
     def missed(self, host: str) -> None:
         """Have all VMs of a host looked at."""
+        self._look_at_all(host)
+        self._heard(host)
+
+    def _look_at_all(self, host: str) -> None:
         self._news[host].all = True
         self._news[host].come.set()
 
@@ -94,7 +107,7 @@ class VmWatch:
                 busy = await self.look(host, None if everything else some)
             except CcfdError as exc:
                 log.info("VMs' states unknown for now", host=host, reason=exc.message)
-                self.missed(host)
+                self._look_at_all(host)
                 await asyncio.sleep(PAUSE)
                 continue
             if busy:

@@ -140,8 +140,8 @@ class Lease:
 class Dhcp:
     """The slice's DHCP server: it answers exactly `leases`, in the slice's namespace.
 
-    `router` is the default gateway to hand out, or None for a slice without one; `mtu` in bytes
-    (DHCP option 26).
+    `router` is the default gateway to hand out, or None for a slice without one; `dns` and `ntp`
+    are addresses of servers (options 6 and 42); `mtu` in bytes (option 26).
     """
 
     slice: str
@@ -150,6 +150,7 @@ class Dhcp:
     mtu: int
     router: str | None = None
     dns: tuple[str, ...] = ()
+    ntp: tuple[str, ...] = ()
     leases: tuple[Lease, ...] = ()
 
 

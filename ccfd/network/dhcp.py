@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -13,6 +14,7 @@ from ccfd.model import names
 from ccfd.model.network import Dhcp, DhcpChange
 from ccfd.network import detached, dhcp_files, processes, state
 from ccfd.network.commands import CommandError, run
+from ccfd.network.deaths import Deaths
 from ccfd.network.dhcp_files import CONFIG, HOSTS, LEASES, PID, Files
 from ccfd.network.leases import GivenLease, parse
 from ccfd.network.processes import Server
@@ -22,8 +24,8 @@ log = structlog.get_logger(__name__)
 
 CHECK = "check.conf"
 LOADED = "loaded"
-"""What the running server has read: its pid and the digests of both files. Written after it was
-told, so that a ccfd that was killed in between tells it again."""
+"""What the running server has read: its pid, the digests of both files, and the mark of what they
+say. Written after it was told, so that a ccfd that was killed in between tells it again."""
 
 PATIENCE = 5.0
 """Seconds that a server may take to begin, and to end before it is killed."""
@@ -35,12 +37,20 @@ class DhcpServers:
     """The slices' DHCP servers on this machine; all effects may be repeated.
 
     They raise `Refused` (`switch_error`: no namespace, another slice's directory, files that
-    dnsmasq refuses) and `Transient` (`switch_error`, `timeout`).
+    dnsmasq refuses) and `Transient` (`switch_error`, `timeout`). *died* is told the VNI of each
+    server that ends without having been asked to.
     """
 
-    def __init__(self, settings: Settings, *, systemd: bool | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        died: Callable[[int], None] | None = None,
+        *,
+        systemd: bool | None = None,
+    ) -> None:
         self._state = Path(settings.network_node.state).absolute()
         self._systemd = detached.under_systemd() if systemd is None else systemd
+        self._deaths = None if died is None else Deaths(died)
 
     async def serve(self, dhcp: Dhcp) -> None:
         """Have the slice's server answer exactly `dhcp.leases`, whether it runs already or not."""
@@ -71,7 +81,7 @@ class DhcpServers:
         server = _find(dhcp.vni, place)
         if server is not None:
             with server:
-                await _end(server)
+                await self._end(dhcp.vni, server)
         state.forget(place, (CONFIG, HOSTS, LEASES, PID, CHECK, LOADED))
 
     async def change(self, change: DhcpChange) -> None:
@@ -82,33 +92,55 @@ class DhcpServers:
         """Serve what held before the change."""
         await self.serve(change.before)
 
-    def runs(self, vni: int) -> bool:
-        """Tell whether the server of slice *vni* runs."""
+    def mark(self, vni: int) -> str | None:
+        """Return the mark of what the server of slice *vni* serves (`dhcp_files.mark`).
+
+        None where none runs, empty where it may not have been told all that its files say.
+        """
         place = state.folder(self._state, vni)
         if not ((place / PID).exists() or (place / CONFIG).exists()):
-            return False
+            return None
         server = _find(vni, place)
         if server is None:
-            return False
+            return None
         with server:
-            return True
+            self._watch(vni, server)
+            told = (state.read(place / LOADED) or "").split()
+            return told[3] if len(told) == 4 and told[0] == str(server.pid) else ""
 
     def given(self, vni: int) -> tuple[GivenLease, ...]:
         """Return the leases that the server of slice *vni* has given out."""
         return parse(state.read(state.folder(self._state, vni) / LEASES) or "")
 
+    def close(self) -> None:
+        """Watch the servers no more; they go on."""
+        if self._deaths is not None:
+            self._deaths.close()
+
+    def _watch(self, vni: int, server: Server) -> None:
+        if self._deaths is not None:
+            self._deaths.watch(vni, server)
+
+    async def _end(self, vni: int, server: Server) -> None:
+        """End a server, and tell nobody."""
+        if self._deaths is not None:
+            self._deaths.forget(vni)
+        await _end(server)
+
     async def _converge(self, dhcp: Dhcp, place: Path, files: Files, server: Server | None) -> None:
-        wanted = _digests(files)
+        wanted = [*_digests(files), dhcp_files.mark(dhcp)]
         told = (state.read(place / LOADED) or "").split()
-        if server is not None and told == [str(server.pid), *wanted]:
-            return
+        if server is not None:
+            self._watch(dhcp.vni, server)
+            if told == [str(server.pid), *wanted]:
+                return
         await _put(files, place)
         if server is not None and told[:2] == [str(server.pid), wanted[0]]:
             server.signal(signal.SIGHUP)
             pid = server.pid
         else:
             if server is not None:
-                await _end(server)
+                await self._end(dhcp.vni, server)
             pid = await self._start(dhcp, place)
         state.write(place / LOADED, " ".join([str(pid), *wanted]) + "\n")
         log.info("dhcp serves", slice=dhcp.slice, vni=dhcp.vni, leases=len(dhcp.leases))
@@ -148,6 +180,7 @@ class DhcpServers:
                 "see the system log",
             ) from exc
         with server:
+            self._watch(dhcp.vni, server)
             return server.pid
 
 

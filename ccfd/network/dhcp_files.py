@@ -1,5 +1,6 @@
 """Writes what a slice's DHCP server reads: its configuration and its hosts, whole (dnsmasq(8))."""
 
+import hashlib
 import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ HOSTS = "hosts"
 LEASES = "leases"
 PID = "pid"
 
-LEASE_TIME = "1h"
+LEASE_SECONDS = 3600
 """How long a VM may keep its address without asking again; it asks after half of it."""
 
 
@@ -40,7 +41,7 @@ def render(dhcp: Dhcp, place: Path, *, user: str) -> Files:
         # Not bound to the link but found by its name: a leg that was made anew is served at once.
         f"interface={INSIDE}",
         "except-interface=lo",
-        f"dhcp-range={network.network_address},static,{network.netmask},{LEASE_TIME}",
+        f"dhcp-range={network.network_address},static,{network.netmask},{LEASE_SECONDS}",
         "dhcp-ignore=tag:!known",
         "dhcp-authoritative",
         # Options stay in their own field: some clients do not read those in `file` and `sname`.
@@ -48,6 +49,7 @@ def render(dhcp: Dhcp, place: Path, *, user: str) -> Files:
         f"dhcp-lease-max={network.num_addresses}",
         ",".join(["dhcp-option=3", *([dhcp.router] if dhcp.router is not None else [])]),
         ",".join(["dhcp-option=6", *dhcp.dns]),
+        *([",".join(["dhcp-option=42", *dhcp.ntp])] if dhcp.ntp else []),
         f"dhcp-option=26,{dhcp.mtu}",
         f"dhcp-hostsfile={place / HOSTS}",
         f"dhcp-leasefile={place / LEASES}",
@@ -60,6 +62,12 @@ def render(dhcp: Dhcp, place: Path, *, user: str) -> Files:
         config="".join(f"{line}\n" for line in lines),
         hosts="".join(f"{lease.mac},{lease.ip},{lease.name}\n" for lease in hosts),
     )
+
+
+def mark(dhcp: Dhcp) -> str:
+    """Return what tells this service from any other, wherever its files are: a digest."""
+    files = render(dhcp, Path(), user="")
+    return hashlib.sha256(f"{files.config}\0{files.hosts}".encode()).hexdigest()[:32]
 
 
 def to_check(files: Files) -> str:

@@ -2,15 +2,22 @@
 
 from dataclasses import dataclass
 
+from ccfd.network.dhcp_files import LEASE_SECONDS
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GivenLease:
-    """A lease; `expires` in seconds since the epoch, `name` None where the client has none."""
+    """A lease; times in seconds since the epoch, `name` None where the client has none."""
 
     expires: int
     mac: str
     ip: str
     name: str | None
+
+    @property
+    def renewed(self) -> int:
+        """When the client asked for it last."""
+        return self.expires - LEASE_SECONDS
 
 
 def parse(text: str) -> tuple[GivenLease, ...]:

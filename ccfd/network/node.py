@@ -13,16 +13,16 @@ from ccfd.settings import Settings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenSlice:
-    """What stands of a slice: `joined` means a namespace with its leg, `dhcp` a running server.
+    """What stands of a slice: `joined` means a namespace with its leg.
 
-    `gateway` is the mark of its gateway: None where there is none, empty where it is not whole.
-    A directory for the slice's files may stand alone.
+    `dhcp` and `gateway` are the marks of its server and its gateway: None where there is none,
+    empty where it is not whole. A directory for the slice's files may stand alone.
     """
 
     vni: int
     slice: str
     joined: bool
-    dhcp: bool
+    dhcp: str | None = None
     gateway: str | None = None
 
 
@@ -50,7 +50,7 @@ class Node:
                 vni=vni,
                 slice=whose,
                 joined=vni in joined,
-                dhcp=self._dhcp.runs(vni),
+                dhcp=self._dhcp.mark(vni),
                 gateway=gateways.get(vni),
             )
             for vni, whose in owners.items()

@@ -25,7 +25,19 @@ class Server:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hold it no more."""
         os.close(self._pidfd)
+
+    def fileno(self) -> int:
+        """Return the pidfd: it becomes readable when the process ends, reaped or not."""
+        return self._pidfd
+
+    def held_again(self) -> "Server":
+        """Hold the same process once more, to be closed on its own."""
+        return Server(self.pid, os.dup(self._pidfd))
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal; nothing happens when the process is gone."""
@@ -33,10 +45,7 @@ class Server:
             signal.pidfd_send_signal(self._pidfd, number)
 
     async def ended(self, within: float) -> bool:
-        """Wait until the process has ended, at most *within* seconds; tell whether it has.
-
-        A pidfd becomes readable when its process ends, reaped or not: a zombie is dead.
-        """
+        """Wait until the process has ended, at most *within* seconds; tell whether it has."""
         loop = asyncio.get_running_loop()
         gone = asyncio.Event()
         loop.add_reader(self._pidfd, gone.set)

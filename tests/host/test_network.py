@@ -20,6 +20,7 @@ from ccfd.errors import Refused, Transient
 from ccfd.model import names
 from ccfd.model.network import Bridge, Control, Dhcp, DhcpChange, Lease, Namespace, Port, Ports
 from ccfd.network import DhcpServers, Fabric, Namespaces
+from ccfd.network.dhcp_files import mark
 from ccfd.settings import Settings
 from tests.lab.pki import Authority
 
@@ -656,13 +657,17 @@ async def test_another_slices_namespace_is_refused_and_never_closed(
 # --- DHCP
 
 
-def dhcp(*octets: int, router: str | None = None, mtu: int = 1450) -> Dhcp:
+def dhcp(
+    *octets: int, router: str | None = None, mtu: int = 1450, servers: tuple[str, ...] = ()
+) -> Dhcp:
     return Dhcp(
         slice="demo",
         vni=VNI,
         address="10.0.0.1/24",
         mtu=mtu,
         router=router,
+        dns=servers,
+        ntp=servers,
         leases=tuple(
             Lease(mac=Guest(octet).mac, ip=f"10.0.0.{octet}", name=f"vm-{octet}")
             for octet in octets
@@ -692,7 +697,21 @@ def ask(guest: Guest, folder: Path) -> dict[str, str] | None:
     subprocess.run(
         [
             *("ip", "netns", "exec", guest.space, "busybox", "udhcpc", "-i", "eth0", "-n", "-q"),
-            *("-f", "-t", "4", "-T", "1", "-O", "mtu", "-O", "hostname", "-s", str(script)),
+            *(
+                "-f",
+                "-t",
+                "4",
+                "-T",
+                "1",
+                "-O",
+                "mtu",
+                "-O",
+                "hostname",
+                "-O",
+                "ntpsrv",
+                "-s",
+                str(script),
+            ),
         ],
         capture_output=True,
         check=False,
@@ -714,6 +733,7 @@ async def test_a_vm_gets_its_address_name_and_mtu_but_no_router_of_ours(
     assert (lease["ip"], lease["hostname"], lease["mtu"]) == ("10.0.0.10", "vm-10", "1450")
     assert "router" not in lease
     assert "dns" not in lease
+    assert "ntpsrv" not in lease
     assert [given.ip for given in served.given(VNI)] == ["10.0.0.10"]
 
 
@@ -745,10 +765,14 @@ async def test_other_options_restart_the_server_and_a_new_leg_is_served(
 ) -> None:
     guests[0].start(address=False)
     await served.serve(dhcp(10))
-    await served.serve(dhcp(10, router="10.0.0.1", mtu=1400))
+    other = dhcp(10, router="10.0.0.1", mtu=1400, servers=("192.0.2.53", "192.0.2.54"))
+    assert served.mark(VNI) == mark(dhcp(10))
+    await served.serve(other)
+    assert served.mark(VNI) == mark(other)
     lease = ask(guests[0], tmp_path)
     assert lease is not None
     assert (lease["router"], lease["mtu"]) == ("10.0.0.1", "1400")
+    assert lease["dns"] == lease["ntpsrv"] == "192.0.2.53 192.0.2.54"
     sh("ip", "link", "delete", names.inside_port(VNI))
     await namespaces.open(namespace())
     await fabric.plug(ports(Port(name=names.inside_port(VNI), kind="system")))
@@ -776,6 +800,26 @@ async def test_a_restarted_ccfd_adopts_the_server_and_ends_it(
             for line in sh("ps", "-e", "-o", "stat,args").splitlines()
             if str(place) in line and not line.startswith("Z")
         )
+
+
+async def test_a_server_that_dies_is_told_of_at_once_and_one_that_was_ended_is_not(
+    served: DhcpServers, settings: Settings
+) -> None:
+    place = Path(settings.network_node.state) / "1001"
+    told: asyncio.Queue[int] = asyncio.Queue()
+    await served.serve(dhcp(10))
+    watching = DhcpServers(settings, told.put_nowait)
+    assert watching.mark(VNI) == mark(dhcp(10))  # a sweep adopts what an earlier ccfd started
+    for _ in range(2):
+        os.kill(int((place / "pid").read_text()), signal.SIGKILL)
+        async with asyncio.timeout(5):
+            assert await told.get() == VNI
+        assert watching.mark(VNI) is None
+        await watching.serve(dhcp(10))
+    await watching.serve(dhcp(10, mtu=1400))  # restarts it
+    await watching.stop(dhcp())
+    assert told.empty()
+    watching.close()
 
 
 async def test_a_recycled_pid_is_never_signalled(served: DhcpServers, settings: Settings) -> None:

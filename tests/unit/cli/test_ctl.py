@@ -15,7 +15,7 @@ import pytest
 
 from ccfd.cli import events
 from tests.unit.cli.conftest import Ctl
-from tests.unit.cli.twin import NO_HOST, SLICE, SSH_KEY, VM, Twin, error
+from tests.unit.cli.twin import LEASE, NO_HOST, SLICE, SSH_KEY, VM, Twin, error
 
 ID = r"request ([0-9a-f-]{36})\n"
 
@@ -235,6 +235,14 @@ async def test_what_tenants_write_cannot_steer_the_terminal(
     assert done.status == 0
     assert "\x1b" not in done.out
     assert r"a \x1b[31mred" in done.out
+
+
+async def test_a_slice_is_shown_with_who_holds_a_lease(ctl_: Ctl, twin: Twin, socket: str) -> None:
+    done = await ctl_("--socket", socket, "slice", "show", "demo")
+    lease = r"web +10.0.0.2 +02:01:0a:00:00:02 +2026-11-22 12:00:00Z +2026-11-22 13:00:00Z"
+    assert re.search(lease, done.out)
+    done = await ctl_("--json", "--socket", socket, "slice", "show", "demo")
+    assert json.loads(done.out) == {**SLICE, "leases": [LEASE]}
 
 
 async def test_a_missing_document_ends_with_1(ctl_: Ctl, twin: Twin, socket: str) -> None:

@@ -46,6 +46,14 @@ SLICE = {
     "user": None,
 }
 SSH_KEY = {"slice": "demo", "public_key": "ssh-ed25519 AAAA", "private_key": "-----\nsecret\n"}
+LEASE = {
+    "vm": VM["vm"],
+    "name": "web",
+    "ip": "10.0.0.2",
+    "mac": VM["mac"],
+    "renewed_at": "2026-11-22T12:00:00.000Z",
+    "expires_at": "2026-11-22T13:00:00.000Z",
+}
 NO_HOST = {
     "code": "no_valid_host",
     "message": "none of 2 hosts can take the VM web; details say why",
@@ -97,6 +105,7 @@ class Twin:
                 web.get("/v1/requests/{id}", self.request),
                 web.get("/v1/slices/demo", self.slice),
                 web.get("/v1/slices/demo/ssh-key", self.ssh_key),
+                web.get("/v1/slices/demo/leases", self.leases),
                 web.get("/v1/recover", self.recover),
                 web.post("/v1/recover", self.recover),
                 web.post("/v1/dead/{id}/requeue", self.requeue),
@@ -212,6 +221,9 @@ class Twin:
 
     async def slice(self, request: web.Request) -> web.Response:
         return web.json_response(SLICE)
+
+    async def leases(self, _request: web.Request) -> web.Response:
+        return web.json_response({"items": [LEASE], "next": None})
 
     async def ssh_key(self, request: web.Request) -> web.Response:
         return web.json_response(SSH_KEY)

@@ -18,6 +18,7 @@ from ccfd.handlers.reconcile_things import Thing, WantedSlice, wanted_slice
 from ccfd.handlers.vm_states import Vm
 from ccfd.model import names
 from ccfd.model.slice import PlannedSlice, PlannedVm
+from ccfd.network.dhcp_files import mark
 from ccfd.network.node import SeenSlice
 from ccfd.network.snapshot import Inventory, SeenBridge, SeenPort
 from ccfd.vt.domains import Found
@@ -103,7 +104,7 @@ WHOLE = Present(
         "h1": SeenHost(domains=(found(A),), volumes=volumes(A)),
         "h2": SeenHost(domains=(found(B, "shutoff", "shutdown"),), volumes=volumes(B)),
     },
-    node=(SeenSlice(vni=1, slice="demo", joined=True, dhcp=True),),
+    node=(SeenSlice(vni=1, slice="demo", joined=True, dhcp=mark(*demo().dhcp)),),
 )
 
 
@@ -144,6 +145,12 @@ def test_an_empty_host_gets_everything_back_that_shall_run_there() -> None:
     ]
 
 
+@pytest.mark.parametrize("serves", [None, "", "something else"])
+def test_a_dhcp_server_must_run_and_serve_what_its_slice_has(serves: str | None) -> None:
+    node = (SeenSlice(vni=1, slice="demo", joined=True, dhcp=serves),)
+    assert told(compare(wanted(), replace(WHOLE, node=node))) == [("put back", DHCP, "demo")]
+
+
 @pytest.mark.parametrize(
     "ports",
     [
@@ -167,7 +174,7 @@ def test_another_hosts_ports_on_a_shared_switch_are_no_difference() -> None:
 
 
 def test_another_slices_namespace_is_not_ours() -> None:
-    seen = replace(WHOLE, node=(SeenSlice(vni=1, slice="busy", joined=True, dhcp=True),))
+    seen = replace(WHOLE, node=(SeenSlice(vni=1, slice="busy", joined=True, dhcp="…"),))
     assert [thing for _, thing, _ in told(compare(wanted(), seen))] == [NAMESPACE, DHCP]
 
 
@@ -220,7 +227,7 @@ def test_what_carries_our_tags_and_nothing_claims_is_an_orphan() -> None:
             ),
         ),
         switches={**WHOLE.switches, "h1": replace(here, bridges=(*here.bridges, bridge))},
-        node=(*(WHOLE.node or ()), SeenSlice(vni=7, slice="ghost", joined=False, dhcp=True)),
+        node=(*(WHOLE.node or ()), SeenSlice(vni=7, slice="ghost", joined=False, dhcp="…")),
     )
     assert told(compare(wanted(), seen)) == [
         ("remove", thing, "ghost")
@@ -247,7 +254,7 @@ def test_a_vms_things_are_never_orphans_wherever_they_are() -> None:
 def test_a_slice_that_a_request_is_at_work_on_is_left_alone() -> None:
     seen = replace(
         on("h2", SeenHost(domains=(*WHOLE.hosts["h2"].domains, found(STRAY, of="busy")))),
-        node=(*(WHOLE.node or ()), SeenSlice(vni=9, slice="busy", joined=True, dhcp=True)),
+        node=(*(WHOLE.node or ()), SeenSlice(vni=9, slice="busy", joined=True, dhcp="…")),
     )
     assert compare(wanted(), seen) == Findings()
 

@@ -26,7 +26,7 @@ def test_the_configuration_is_this() -> None:
         "no-ping",
         "interface=inside",
         "except-interface=lo",
-        "dhcp-range=10.0.0.64,static,255.255.255.192,1h",
+        "dhcp-range=10.0.0.64,static,255.255.255.192,3600",
         "dhcp-ignore=tag:!known",
         "dhcp-authoritative",
         "dhcp-no-override",
@@ -42,11 +42,12 @@ def test_the_configuration_is_this() -> None:
     ]
 
 
-def test_router_and_name_servers_are_told_when_given() -> None:
-    dhcp = replace(DHCP, router="10.0.0.65", dns=("192.0.2.53", "192.0.2.54"))
+def test_router_name_and_time_servers_are_told_when_given() -> None:
+    dhcp = replace(DHCP, router="10.0.0.65", dns=("192.0.2.53", "192.0.2.54"), ntp=("192.0.2.123",))
     config = render(dhcp, PLACE, user="nobody").config
     assert "dhcp-option=3,10.0.0.65\n" in config
     assert "dhcp-option=6,192.0.2.53,192.0.2.54\n" in config
+    assert "dhcp-option=42,192.0.2.123\n" in config
 
 
 def test_leases_stand_in_the_order_of_their_addresses() -> None:
