@@ -43,6 +43,7 @@ def vm_document(row: Row[Any]) -> Document:
         "cpu": row.cpu,
         "ram": row.ram,
         "disk": row.disk,
+        "bandwidth": row.bandwidth,
         "flavor": row.flavor,
         "image": row.image["name"] if row.image else None,
         "host": row.host,
@@ -137,7 +138,8 @@ def _host_document(row: Row[Any], vms: int) -> Document:
 
 def flavor_document(row: Row[Any]) -> Document:
     """Describe a flavor."""
-    return {"flavor": row.name, "cpu": row.cpu, "ram": row.ram, "disk": row.disk}
+    sizes = ("cpu", "ram", "disk", "bandwidth")
+    return {"flavor": row.name, **{size: getattr(row, size) for size in sizes}}
 
 
 def image_document(row: Row[Any]) -> Document:

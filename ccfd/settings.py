@@ -319,6 +319,8 @@ class Flavor(Section):
     """MiB."""
     disk: Annotated[int, Field(ge=1)]
     """GiB."""
+    bandwidth: Annotated[int, Field(ge=1, le=34_000)] | None = None
+    """Mbit/s, each way; without it there is no limit."""
 
 
 class Slices(Section):

@@ -62,11 +62,15 @@ def create(
     cpu: Annotated[int, typer.Option(help="vCPUs.")],
     ram: Annotated[int, typer.Option(help="MiB.")],
     disk: Annotated[int, typer.Option(help="GiB.")],
+    bandwidth: Annotated[
+        int | None, typer.Option(help="Mbit/s, each way; no limit by default.")
+    ] = None,
     wait: Wait = True,
 ) -> None:
     """Give a size of VMs a name."""
     data = {"flavor": name, "cpu": cpu, "ram": ram, "disk": disk}
-    session(context).send("flavor.create", data, wait=wait)
+    limit = {} if bandwidth is None else {"bandwidth": bandwidth}
+    session(context).send("flavor.create", data | limit, wait=wait)
 
 
 @flavor.command()

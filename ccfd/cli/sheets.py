@@ -105,6 +105,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("vCPUs", _of("cpu")),
         ("RAM MiB", _of("ram")),
         ("disk GiB", _of("disk")),
+        ("Mbit/s", _of("bandwidth")),
     ),
     "images": (
         ("image", _of("image")),

@@ -34,6 +34,9 @@ def create(
     cpu: Annotated[int | None, typer.Option(help="vCPUs.")] = None,
     ram: Annotated[int | None, typer.Option(help="MiB.")] = None,
     disk: Annotated[int | None, typer.Option(help="GiB.")] = None,
+    bandwidth: Annotated[
+        int | None, typer.Option(help="Mbit/s, each way, in place of its flavor's.")
+    ] = None,
     same_host: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="Beside this VM; may be repeated."),
@@ -58,6 +61,7 @@ def create(
         "cpu": cpu,
         "ram": ram,
         "disk": disk,
+        "bandwidth": bandwidth,
         "image": image,
         "host": host,
         "dhcp": dhcp,

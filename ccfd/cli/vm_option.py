@@ -4,13 +4,14 @@ from pathlib import Path
 from typing import Any
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-NUMBERS = ("cpu", "ram", "disk")
+NUMBERS = ("cpu", "ram", "disk", "bandwidth")
 LISTS = ("same_host", "different_host")
 TEXTS = ("name", "image", "flavor", "host")
 VM_HELP = (
     "A VM, as KEY=VALUE pairs joined by commas; may be repeated. Keys: name, image, flavor "
-    "(or cpu, ram in MiB and disk in GiB), host, dhcp (yes or no), same-host and different-host "
-    "(names of VMs, joined by +). Example: --vm name=web,image=tiny,flavor=tiny,different-host=db"
+    "(or cpu, ram in MiB and disk in GiB), bandwidth in Mbit/s, host, dhcp (yes or no), same-host "
+    "and different-host (names of VMs, joined by +). Example: "
+    "--vm name=web,image=tiny,flavor=tiny,different-host=db"
 )
 
 

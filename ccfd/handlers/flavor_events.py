@@ -31,7 +31,7 @@ class CreateFlavor(Handler[FlavorCreate, None]):
         known = await transaction.one(select(flavor).where(flavor.c.name == body.flavor))
         if known is not None and not known.deleted:
             raise Refused("flavor_exists", f"there is a flavor {body.flavor}: delete it first")
-        values = {"cpu": body.cpu, "ram": body.ram, "disk": body.disk, "deleted": False}
+        values = {**body.model_dump(exclude={"flavor"}), "deleted": False}
         await transaction.execute(
             insert(flavor).values(name=body.flavor, **values)
             if known is None

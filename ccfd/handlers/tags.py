@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from ccfd.errors import Refused
 from ccfd.model.slice import PlannedSlice, PlannedVm
-from ccfd.requests.events import Name, VmSpec
+from ccfd.requests.events import Bandwidth, Name, VmSpec
 from ccfd.workflow.steps import adapter
 
 
@@ -46,6 +46,7 @@ def read_vm(text: str) -> PlannedVm:
     size = {"cpu": vm.cpu, "ram": vm.ram, "disk": vm.disk}
     _check(VmSpec, {"name": vm.name, "image": vm.image.name, **size})
     _check(Name | None, vm.flavor)
+    _check(Bandwidth | None, vm.bandwidth)
     _check(ipaddress.IPv4Address, vm.ip)
     if vm.kind not in ("slice", "controller") or vm.created_at is None:
         raise _unreadable(f"kind {vm.kind}, created_at {vm.created_at}")

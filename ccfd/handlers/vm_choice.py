@@ -1,7 +1,7 @@
 """How the VMs of a request are decided: size, image, host, address, name; and how it is undone."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from uuid import uuid4
 
@@ -18,6 +18,16 @@ from ccfd.sched.hosts import Want
 from ccfd.settings import Policy
 from ccfd.store import tables
 from ccfd.store.database import Transaction
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """vCPUs, MiB, GiB, and Mbit/s each way (None: no limit) that a VM has."""
+
+    cpu: int
+    ram: int
+    disk: int
+    bandwidth: int | None
 
 
 async def choose(
@@ -44,26 +54,28 @@ async def choose(
     await _refuse_known(slice_name, called, transaction)
     sizes = [await _size(spec, transaction) for spec in specs]
     images = [
-        await _image(spec.image, size[2], transaction)
+        await _image(spec.image, size.disk, transaction)
         for spec, size in zip(specs, sizes, strict=True)
     ]
     wants = [
         Want(
             name=name,
-            cpu=cpu,
-            ram=ram,
-            disk=disk,
+            cpu=size.cpu,
+            ram=size.ram,
+            disk=size.disk,
             island=island,
             image=image.checksum,
             host=spec.host,
             same_host=spec.same_host,
             different_host=spec.different_host,
         )
-        for spec, name, image, (cpu, ram, disk) in zip(specs, called, images, sizes, strict=True)
+        for spec, name, image, size in zip(specs, called, images, sizes, strict=True)
     ]
     hosts = await claims.place(slice_name, wants, policy, transaction)
     vms = []
-    for spec, vm, want, image, host in zip(specs, ids, wants, images, hosts, strict=True):
+    for spec, vm, want, size, image, host in zip(
+        specs, ids, wants, sizes, images, hosts, strict=True
+    ):
         if kind == "controller":
             ip = await control.take(vm, island, transaction)
         else:
@@ -83,6 +95,7 @@ async def choose(
                 dhcp=spec.dhcp,
                 kind=kind,
                 created_at=transaction.now,
+                bandwidth=limit(kind, size),
             )
         )
     states = dict.fromkeys(ids, "building")
@@ -131,6 +144,7 @@ def _rows(
             "cpu": vm.cpu,
             "ram": vm.ram,
             "disk": vm.disk,
+            "bandwidth": vm.bandwidth,
             "flavor": vm.flavor,
             "image": _image_row(vm.image),
             "image_checksum": vm.image.checksum,
@@ -165,6 +179,7 @@ async def planned(slice_name: str, transaction: Transaction) -> tuple[PlannedVm,
             dhcp=row.dhcp,
             kind=row.kind,
             created_at=row.created_at,
+            bandwidth=row.bandwidth,
         )
         for row in rows
     )
@@ -217,17 +232,26 @@ async def _refuse_known(slice_name: str, called: Sequence[str], transaction: Tra
         raise Refused("vm_exists", f"the slice {slice_name} has a VM called {known}")
 
 
-async def _size(spec: VmSpec, transaction: Transaction) -> tuple[int, int, int]:
+async def _size(spec: VmSpec, transaction: Transaction) -> Size:
     if spec.flavor is None:
         assert spec.cpu is not None
         assert spec.ram is not None
         assert spec.disk is not None
-        return spec.cpu, spec.ram, spec.disk
-    return await flavor_size(spec.flavor, transaction)
+        return Size(cpu=spec.cpu, ram=spec.ram, disk=spec.disk, bandwidth=spec.bandwidth)
+    size = await flavor_size(spec.flavor, transaction)
+    return size if spec.bandwidth is None else replace(size, bandwidth=spec.bandwidth)
 
 
-async def flavor_size(name: str, transaction: Transaction) -> tuple[int, int, int]:
-    """Return vCPUs, MiB and GiB of the flavor *name*. Raises `Refused` (`flavor_not_found`)."""
+def limit(kind: str, size: Size) -> int | None:
+    """Return what a VM of that *kind* may send and get, in Mbit/s: a controller has no limit.
+
+    What switches ask it is limited on their side, and its link is on no slice's bridge.
+    """
+    return None if kind == "controller" else size.bandwidth
+
+
+async def flavor_size(name: str, transaction: Transaction) -> Size:
+    """Return the size that is called *name*. Raises `Refused` (`flavor_not_found`)."""
     row = await transaction.one(
         select(tables.flavor)
         .where(tables.flavor.c.name == name, ~tables.flavor.c.deleted)
@@ -236,7 +260,7 @@ async def flavor_size(name: str, transaction: Transaction) -> tuple[int, int, in
     )
     if row is None:
         raise Refused("flavor_not_found", f"no flavor is called {name}")
-    return row.cpu, row.ram, row.disk
+    return Size(cpu=row.cpu, ram=row.ram, disk=row.disk, bandwidth=row.bandwidth)
 
 
 async def _image(name: str, disk: int, transaction: Transaction) -> Image:

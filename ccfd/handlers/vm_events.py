@@ -99,6 +99,7 @@ class CreateVm(Handler[VmCreate, VmPlan]):
                 cpu=body.cpu,
                 ram=body.ram,
                 disk=body.disk,
+                bandwidth=body.bandwidth,
                 flavor=body.flavor,
                 dhcp=body.dhcp,
                 error=error.document(),

@@ -65,14 +65,21 @@ class ResizeVm(Handler[VmResize, ResizePlan]):
             raise Refused("invalid_state", f"the VM {body.vm} is {state}: start it or stop it")
         if found.row.snapshots:
             raise Refused("invalid_state", f"the VM {body.vm} has snapshots: delete them first")
-        cpu, ram, disk = await vm_choice.flavor_size(body.flavor, transaction)
-        if disk < before.disk:
+        size = await vm_choice.flavor_size(body.flavor, transaction)
+        if size.disk < before.disk:
             raise Refused(
                 "invalid_state",
-                f"the VM {body.vm} has a disk of {before.disk} GiB, {body.flavor} one of {disk}:"
-                " a disk never becomes smaller",
+                f"the VM {body.vm} has a disk of {before.disk} GiB, {body.flavor} one of"
+                f" {size.disk}: a disk never becomes smaller",
             )
-        after = replace(before, flavor=body.flavor, cpu=cpu, ram=ram, disk=disk)
+        after = replace(
+            before,
+            flavor=body.flavor,
+            cpu=size.cpu,
+            ram=size.ram,
+            disk=size.disk,
+            bandwidth=vm_choice.limit(before.kind, size),
+        )
         if after == before:
             return Done(await documents.COLLECTIONS["vms"].one(body.vm, transaction))
         plan = ResizePlan(slice=found.slice, before=before, after=after, running=state == "running")
@@ -137,5 +144,5 @@ async def _write(vm: PlannedVm, transaction: Transaction) -> None:
     await transaction.execute(
         update(tables.vm)
         .where(tables.vm.c.id == vm.id)
-        .values(flavor=vm.flavor, cpu=vm.cpu, ram=vm.ram, disk=vm.disk)
+        .values(flavor=vm.flavor, cpu=vm.cpu, ram=vm.ram, disk=vm.disk, bandwidth=vm.bandwidth)
     )

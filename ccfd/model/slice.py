@@ -15,7 +15,8 @@ from ccfd.model.vm import Image
 class PlannedVm:
     """A VM with everything decided: where it runs, what it takes, what it is called.
 
-    `ram` in MiB, `disk` in GiB; `dhcp` tells whether the DHCP server answers it.
+    `ram` in MiB, `disk` in GiB; `bandwidth` in Mbit/s each way, or None for no limit. `dhcp` tells
+    whether the DHCP server answers it.
     """
 
     id: str
@@ -31,6 +32,7 @@ class PlannedVm:
     dhcp: bool = True
     kind: str = "slice"
     created_at: datetime | None = None
+    bandwidth: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,9 @@ SshKey = Annotated[str, StringConstraints(pattern=r"^[!-~][ -~]{0,16382}[!-~]$")
 Cpu = Annotated[int, Field(ge=1, le=1024)]
 Ram = Annotated[int, Field(ge=1, le=1 << 30, description="MiB")]
 Disk = Annotated[int, Field(ge=1, le=1 << 20, description="GiB")]
+FASTEST = 34_000
+"""Mbit/s: Open vSwitch hands Linux's htb a rate in bytes a second, in 32 bits."""
+Bandwidth = Annotated[int, Field(ge=1, le=FASTEST, description="Mbit/s, each way")]
 
 
 def _size(ipcount: int) -> int:
@@ -88,6 +91,7 @@ class VmSpec(Body):
     cpu: Cpu | None = None
     ram: Ram | None = None
     disk: Disk | None = None
+    bandwidth: Bandwidth | None = None
     image: Name
     host: Name | None = None
     dhcp: bool = True
@@ -236,6 +240,7 @@ class FlavorCreate(Body):
     cpu: Cpu
     ram: Ram
     disk: Disk
+    bandwidth: Bandwidth | None = None
 
 
 class FlavorName(Body):

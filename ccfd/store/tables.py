@@ -328,6 +328,7 @@ vm = Table(
     Column("cpu", Integer),
     Column("ram", Integer),
     Column("disk", Integer),
+    Column("bandwidth", Integer),
     Column("flavor", String(63)),
     Column("image", Json),
     Column("image_checksum", String(128)),
@@ -383,6 +384,7 @@ flavor = Table(
     Column("cpu", Integer, nullable=False),
     Column("ram", Integer, nullable=False),
     Column("disk", Integer, nullable=False),
+    Column("bandwidth", Integer),
     Column("deleted", Boolean, nullable=False),
 )
 

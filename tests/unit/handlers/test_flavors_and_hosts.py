@@ -10,7 +10,7 @@ from ccfd.store import tables
 from tests.harness import Harness
 from tests.unit.handlers.test_slice_story import VM
 
-SMALL = {"flavor": "small", "cpu": 1, "ram": 64, "disk": 1}
+SMALL = {"flavor": "small", "cpu": 1, "ram": 64, "disk": 1, "bandwidth": 10}
 
 
 async def slices_of(harness: Harness, *names: str) -> list[str]:
@@ -41,6 +41,26 @@ async def test_a_flavor_is_made_once_and_may_come_again(harness: Harness) -> Non
         assert gone["error"]["code"] == "flavor_not_found"
         larger = {**SMALL, "ram": 128}
         assert (await harness.ask("flavor.create", **larger))["result"] == larger
+
+
+async def test_a_vm_has_its_flavors_bandwidth_or_its_own(harness: Harness) -> None:
+    own = {"cpu": 1, "ram": 64, "disk": 1}
+    vms = [
+        {"name": "a", "flavor": "small", "image": "tiny"},
+        {"name": "b", "flavor": "small", "image": "tiny", "bandwidth": 3},
+        {"name": "c", **own, "image": "tiny", "bandwidth": 5},
+        {"name": "d", **own, "image": "tiny"},
+    ]
+    async with harness.running():
+        await harness.ask("flavor.create", **SMALL)
+        made = await harness.ask("slice.create", slice="demo", gateway=False, vms=vms)
+        found = {vm["name"]: vm["bandwidth"] for vm in made["result"]["vms"]}
+        assert found == {"a": 10, "b": 3, "c": 5, "d": None}
+        # What a controller is asked its switches limit.
+        await harness.ask("flavor.delete", flavor="tiny")
+        await harness.ask("flavor.create", **{**SMALL, "flavor": "tiny"})
+        controller = await harness.ask("controller.create", slice="demo", image_name="tiny")
+        assert controller["result"]["vm"]["bandwidth"] is None
 
 
 async def test_what_was_deleted_stays_deleted_at_the_next_start(harness: Harness) -> None:

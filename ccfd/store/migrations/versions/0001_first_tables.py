@@ -27,6 +27,7 @@ def upgrade() -> None:
         sa.Column("cpu", sa.Integer(), nullable=False),
         sa.Column("ram", sa.Integer(), nullable=False),
         sa.Column("disk", sa.Integer(), nullable=False),
+        sa.Column("bandwidth", sa.Integer(), nullable=True),
         sa.Column("deleted", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_flavor")),
     )
@@ -327,6 +328,7 @@ def upgrade() -> None:
         sa.Column("cpu", sa.Integer(), nullable=True),
         sa.Column("ram", sa.Integer(), nullable=True),
         sa.Column("disk", sa.Integer(), nullable=True),
+        sa.Column("bandwidth", sa.Integer(), nullable=True),
         sa.Column("flavor", sa.String(length=63), nullable=True),
         sa.Column("image", JSON, nullable=True),
         sa.Column("image_checksum", sa.String(length=128), nullable=True),
