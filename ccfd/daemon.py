@@ -20,6 +20,7 @@ from aiohttp import web
 from ccfd import __version__, pulse
 from ccfd.bus.bus import Bus
 from ccfd.errors import CcfdError, Refused
+from ccfd.handlers.controller_watch import ControllerWatch
 from ccfd.handlers.effects import effects
 from ccfd.handlers.host_watch import HostWatch
 from ccfd.handlers.image_upkeep import ImageUpkeep
@@ -120,6 +121,8 @@ class Daemon:
         self._hypervisors = Hypervisors(settings, self._images)
         self._fabric = Fabric(settings)
         self.monitor = Monitor(settings)
+        self._controller_watch = ControllerWatch(settings, self.database, self.monitor)
+        self.monitor.listen(self._controller_watch.hear)
         self._has_hosts = drivers is None
         self._sweeps = self._has_hosts and settings.reconcile.every > 0
         self._namespaces = Namespaces(settings)
@@ -348,6 +351,7 @@ class Daemon:
         """Return what has our picture of VMs and switches follow what their hosts tell."""
         return [
             ("switch monitor", self.monitor.run()),
+            ("controller watch", self._controller_watch.run()),
             ("VM watch", self._vm_watch.run()),
             ("host events", self._hypervisors.events.run(self._vm_watch)),
         ]

@@ -21,6 +21,12 @@ def bridge(vni: int) -> str:
     return f"{PREFIX}{vni}"
 
 
+def vni_of(bridge: str) -> int | None:
+    """Return the VNI that a bridge is named after; None for one that is no slice's."""
+    digits = bridge.removeprefix(PREFIX)
+    return int(digits) if digits.isdecimal() and bridge != digits else None
+
+
 def namespace(vni: int) -> str:
     """Name a slice's network namespace on the network node: `ccf-1001`."""
     return f"{PREFIX}{vni}"

@@ -19,6 +19,7 @@ from tests.host.test_slices import guest
 from tests.lab import Lab
 from tests.lab.config import CONTROLLER_IMAGE
 from tests.lab.layout import SERVICES
+from tests.osken.environment import learning_switch
 
 WITHIN = 120.0
 """Seconds for a guest to boot, or a change to be felt: a switch dials again after 8."""
@@ -43,7 +44,7 @@ def ccfd(lab: Lab) -> Iterator[CcfdProcess]:
 
 
 class OwnController:
-    """A controller of the tenant's own: a machine that is none of ccfd's."""
+    """A controller of the tenant's own, on a machine that is none of ccfd's."""
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
@@ -53,12 +54,12 @@ class OwnController:
         lab.run(SERVICES, ["ip", "address", "add", place, "dev", "mgt0"])
 
     def start(self) -> None:
-        words = ["ovs-testcontroller", f"--max-idle={FORGETS_AFTER}", f"ptcp:{PORT}:{self.address}"]
+        words = learning_switch(self.address, PORT, FORGETS_AFTER)
         self._process = subprocess.Popen(self._lab.exec_argv(SERVICES, words))
 
-    def stop(self) -> None:
+    def kill(self) -> None:
         if self._process is not None:
-            self._process.terminate()
+            self._process.kill()
             self._process.wait(timeout=10)
             self._process = None
 
@@ -67,7 +68,7 @@ class OwnController:
 def own(lab: Lab) -> Iterator[OwnController]:
     controller = OwnController(lab)
     yield controller
-    controller.stop()
+    controller.kill()
 
 
 def two_vms(image: str = "tiny") -> list[str]:
@@ -86,17 +87,12 @@ def bridges(lab: Lab, document: dict[str, Any], column: str) -> set[str]:
     return {lab.run(place, argv).stdout.strip() for place in ("h1", "h2", "node")}
 
 
-async def connected(lab: Lab, document: dict[str, Any]) -> None:
-    """Wait until every bridge of the slice has its controller."""
-    name, end = f"ccf-{document['vni']}", time.monotonic() + WITHIN
-    for place in ("h1", "h2", "node"):
-        while True:
-            row = lab.run(place, ["ovs-vsctl", "get-controller", name]).stdout.strip()
-            find = ["ovs-vsctl", "--bare", "--columns=is_connected", "find", "controller"]
-            if row and "true" in lab.run(place, [*find, f'target="{row}"']).stdout:
-                break
-            assert time.monotonic() < end, f"{name} on {place} is not connected to {row}"
-            await asyncio.sleep(0.5)
+async def until_connected(ccfd: CcfdProcess, *, wish: bool) -> None:
+    """Wait until the document says whether every bridge of the slice has its controller."""
+    end = time.monotonic() + WITHIN
+    while ccfd.get("/v1/slices/demo")["controller_connected"] is not wish:
+        assert time.monotonic() < end, f"connected is still {not wish}"
+        await asyncio.sleep(0.5)
 
 
 async def hears(lab: Lab, document: dict[str, Any]) -> bool:
@@ -121,7 +117,7 @@ async def test_a_controller_says_where_a_slices_traffic_goes(
     document = ccfd.get("/v1/slices/demo")
     await until_heard(lab, document, wish=True)
     await while_the_tenants_own_is_there(lab, ccfd, own, document)
-    vm = await once_a_vm_of_ccfds_is_up(lab, document)
+    vm = await once_a_vm_of_ccfds_is_up(lab, ccfd, document)
     assert ccfd.get("/v1/reconcile")["repairs"] == []
 
     ctl(lab, "controller", "delete", vm)
@@ -139,17 +135,19 @@ async def while_the_tenants_own_is_there(
     assert ccfd.get("/v1/slices/demo")["controller"] == {"address": own.address, "port": PORT}
     assert bridges(lab, document, "fail_mode") == {"secure"}
     assert not await hears(lab, document), "nobody says what to do with it"
-    own.start()
-    await connected(lab, document)
-    await until_heard(lab, document, wish=True)
-    own.stop()
-    await until_heard(lab, document, wish=False)
+    for _ in range(2):
+        own.start()
+        await until_connected(ccfd, wish=True)
+        await until_heard(lab, document, wish=True)
+        own.kill()
+        await until_connected(ccfd, wish=False)
+        await until_heard(lab, document, wish=False)
     ctl(lab, "slice", "update", "demo", "--no-controller")
     assert bridges(lab, document, "fail_mode") == {"standalone"}
     await until_heard(lab, document, wish=True)
 
 
-async def once_a_vm_of_ccfds_is_up(lab: Lab, document: dict[str, Any]) -> str:
+async def once_a_vm_of_ccfds_is_up(lab: Lab, ccfd: CcfdProcess, document: dict[str, Any]) -> str:
     """Have ccfd run a controller; return the id of its VM."""
     said = ctl(lab, "controller", "create", "demo", CONTROLLER_IMAGE, "--json")
     made = json.loads(said)["result"]
@@ -159,7 +157,13 @@ async def once_a_vm_of_ccfds_is_up(lab: Lab, document: dict[str, Any]) -> str:
     vm: str = made["vm"]["vm"]
     shown = await guest(lab, vm, "ip -4 -o addr show eth0 | grep inet", WITHIN)
     assert " 172.16.0.101/16 " in shown
-    await connected(lab, document)
+    await until_connected(ccfd, wish=True)
+    await until_heard(lab, document, wish=True)
+    ctl(lab, "vm", "suspend", vm)
+    await until_connected(ccfd, wish=False)
+    await until_heard(lab, document, wish=False)
+    ctl(lab, "vm", "resume", vm)
+    await until_connected(ccfd, wish=True)
     await until_heard(lab, document, wish=True)
     return vm
 

@@ -1,0 +1,1 @@
+"""A tenant's own OpenFlow controller: an os-ken application, in an environment of its own."""
