@@ -191,7 +191,8 @@ class Fabric:
     async def leave(self, part: Control) -> None:
         """Take a slice's part of the control network away, and what nobody else needs of it."""
         db, switch = self._switch(part.host)
-        bare = replace(part, uses=("",))
+        # A use that leaving takes away again, not one that it does not know of.
+        bare = replace(part, uses=(part.uses or ("",))[:1])
         async with self._sharing[part.host]:
             await self._take_away(
                 (db, switch),

@@ -328,6 +328,17 @@ async def test_slices_come_to_the_control_network_and_go_side_by_side(
     assert "ccf-0" not in sh("ip", "link")
 
 
+async def test_a_slow_switch_keeps_nothing_of_a_slice_that_leaves(
+    fabric: Fabric, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = replace(control(2), uses=("172.20.0.2",))
+    await fabric.join(part)
+    # Every switch is slow then.
+    monkeypatch.setattr("ccfd.network.fabric.RESTART", 0.001)
+    await fabric.leave(part)
+    assert switch.vsctl("list-br") == ""
+
+
 async def test_a_controllers_tap_is_plugged_into_the_control_network(
     fabric: Fabric, switch: Switch, guests: tuple[Guest, Guest]
 ) -> None:
