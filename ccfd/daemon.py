@@ -19,6 +19,7 @@ from aiohttp import web
 
 from ccfd import __version__, pulse
 from ccfd.bus.bus import Bus
+from ccfd.console.consoles import Consoles
 from ccfd.errors import CcfdError, Refused
 from ccfd.handlers.controller_watch import ControllerWatch
 from ccfd.handlers.effects import effects
@@ -32,12 +33,13 @@ from ccfd.handlers.recover import Recovery
 from ccfd.handlers.registry import handlers
 from ccfd.handlers.timers import Timers
 from ccfd.handlers.vm_watch import VmWatch
-from ccfd.http import dead, leases, reconcile, recover, ssh_key
+from ccfd.http import console, dead, leases, reconcile, recover, ssh_key
 from ccfd.http.api import Api
 from ccfd.http.metrics import Metrics
 from ccfd.http.stream import Stream
 from ccfd.model import names
 from ccfd.network.dhcp import DhcpServers
+from ccfd.network.endpoints import tls_context
 from ccfd.network.fabric import Fabric
 from ccfd.network.gateways import Gateways
 from ccfd.network.monitor import Monitor
@@ -213,6 +215,13 @@ class Daemon:
             lambda: self.lease.leads,
         )
         self._recovery = Recovery(settings, self.database, look)
+        self._consoles = Consoles(
+            settings.console,
+            self.database,
+            self._hypervisors.screens,
+            self.metrics,
+            tls=partial(tls_context, settings.tls),
+        )
         self._ssh_keys = SshKeys(settings.slices.ssh_key_secrets)
 
     def _told(self, what: str) -> Callable[[str], None]:
@@ -291,6 +300,7 @@ class Daemon:
                         *(self._sweeping() if self._sweeps else ()),
                         *([("image upkeep", self._upkeep.run())] if self._has_hosts else []),
                         ("event stream", self.stream.run()),
+                        ("consoles", self._consoles.run()),
                         ("bus", self.bus.run()),
                         ("pulse", self.pulse.run(self._ticked)),
                         ("watchdog", watchdog(self.pulse.is_alive)),
@@ -380,6 +390,7 @@ class Daemon:
                 *recover.routes(self._recovery),
                 *dead.routes(DeadLetters(self.database, self.intake)),
                 *leases.routes(self.database, self._dhcp.given),
+                *console.routes(self._consoles, self.settings),
                 *ssh_key.routes(self.database, self._ssh_keys),
             ],
         )

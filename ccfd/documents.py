@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Table, Text, cast, func, or_, select
+from sqlalchemy import ColumnElement, Table, Text, and_, cast, func, or_, select
 from sqlalchemy.engine import Row
 
 from ccfd.errors import ErrorCode, Refused
@@ -152,6 +152,20 @@ def image_document(row: Row[Any]) -> Document:
         "size": row.size,
         "checksum": row.checksum,
         "state": "active",
+    }
+
+
+def console_document(row: Row[Any]) -> Document:
+    """Describe an open console."""
+    return {
+        "console": row.id,
+        "vm": row.vm,
+        "slice": row.slice,
+        "type": row.kind,
+        "view_only": row.view_only,
+        "opened_by": row.issued_to,
+        "opened_from": row.opened_from,
+        "opened_at": timestamp(row.opened_at),
     }
 
 
@@ -346,6 +360,14 @@ COLLECTIONS: dict[str, Collection] = {
     ),
     "images": Collection(
         tables.image, "name", frozenset(), _by_itself(image_document), "image_not_found"
+    ),
+    "consoles": Collection(
+        tables.console,
+        "id",
+        frozenset({"vm", "slice"}),
+        _by_itself(console_document),
+        "console_not_found",
+        and_(tables.console.c.opened_at.is_not(None), tables.console.c.closed_at.is_(None)),
     ),
     "workflows": Collection(
         tables.request,

@@ -27,6 +27,7 @@ ErrorCode = Literal[
     "image_corrupt",
     "host_not_found",
     "request_not_found",
+    "console_not_found",
     "no_valid_host",
     "host_unreachable",
     "hypervisor_error",

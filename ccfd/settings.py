@@ -203,6 +203,19 @@ class Console(Section):
 
     ticket_timeout: Seconds = 60
     """Seconds that a ticket may wait to be used."""
+    idle_timeout: Seconds = 3600
+    """Seconds without a byte in either direction after which a console is closed."""
+    sessions: Annotated[int, Field(ge=1, le=4096)] = 256
+    """Consoles that this ccfd serves at once."""
+    sessions_per_vm: Annotated[int, Field(ge=1, le=256)] = 8
+    """Consoles of one VM at once, whichever ccfd serves them."""
+    origins: tuple[str, ...] = ()
+    """Origins of pages that may open consoles beside `[http] public_url`'s."""
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_http, origins))
 
 
 class Hypervisor(Section):

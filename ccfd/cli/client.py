@@ -86,6 +86,10 @@ class Client:
         """Send *body*; safe to repeat, as events carry their id."""
         return await self._call("POST", path, body=body)
 
+    async def delete(self, path: str) -> Document:
+        """Have what is at *path* ended."""
+        return await self._call("DELETE", path)
+
     async def items(self, path: str, **query: str | None) -> list[Document]:
         """Return all items of a list, page after page."""
         found: list[Document] = []

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ccfd.cli import (
+    console_commands,
     controller_commands,
     dead_commands,
     file_commands,
@@ -45,6 +46,7 @@ app = typer.Typer(
 app.add_typer(slice_commands.app, name="slice")
 app.add_typer(vm_commands.app, name="vm")
 app.add_typer(controller_commands.app, name="controller")
+app.add_typer(console_commands.app, name="console")
 app.add_typer(subnet_commands.app, name="subnet")
 app.add_typer(look_commands.host, name="host")
 app.add_typer(look_commands.network, name="network")

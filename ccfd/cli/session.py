@@ -67,6 +67,10 @@ class Session:
         """Call for an action, and print the document that it answers."""
         self.tell(self.ask(lambda client: client.post(path, {})), draw)
 
+    def remove(self, path: str, draw: "Callable[[Document], Iterable[Block]]") -> None:
+        """Have what is at *path* ended, and print the document that says so."""
+        self.tell(self.ask(lambda client: client.delete(path)), draw)
+
     def tell(self, document: "Document", draw: "Callable[[Document], Iterable[Block]]") -> None:
         """Print a document, for people or programs."""
         from ccfd.cli.output import show, write_json

@@ -87,6 +87,10 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         ("description", _of("description")),
     ),
     "dead": (*_plain("message_id", "type", "error", "detail"), ("buried", _time("buried_at"))),
+    "consoles": (
+        *_plain("console", "vm", "slice", "type", "view_only", "opened_by", "opened_from"),
+        ("opened", _time("opened_at")),
+    ),
     "vms": _plain("vm", "name", "slice", "state", "ip", "mac", "host", "flavor", "image"),
     "subnets": (
         *_plain("owner", "subnet", "cidr", "network", "state"),

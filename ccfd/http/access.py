@@ -6,17 +6,25 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from aiohttp import web
 
-from ccfd.settings import Role, Token
+from ccfd.settings import Token
 
 OPEN = frozenset({"/healthz", "/readyz", "/metrics"})
+CONSOLE = "/console/"
+"""What begins so is for browsers: a ticket opens a console, and what else is there is public."""
 PORTAL_EVENTS = ("subnet.", "slice.", "vm.", "controller.")
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 REQUEST_ROLE = web.RequestKey("ccfd_role", str)
+REQUEST_CALLER = web.RequestKey("ccfd_caller", str)
 
 
-def role_of(authorization: str | None, tokens: Sequence[Token]) -> Role | None:
-    """Return the role of a bearer token, or None."""
+def is_open(path: str) -> bool:
+    """Tell whether *path* is served without a token."""
+    return path in OPEN or path.startswith(CONSOLE)
+
+
+def caller_of(authorization: str | None, tokens: Sequence[Token]) -> Token | None:
+    """Return whose bearer token it is, or None."""
     scheme, _, token = (authorization or "").partition(" ")
     if scheme.lower() != "bearer" or not token:
         return None
@@ -25,7 +33,7 @@ def role_of(authorization: str | None, tokens: Sequence[Token]) -> Role | None:
     for known in tokens:
         # Every digest is compared, each in constant time.
         if hmac.compare_digest(known.sha256, digest):
-            found = known.role
+            found = known
     return found
 
 

@@ -129,6 +129,7 @@ class Api:
                 web.get("/v1/hosts/{name}", self.one("hosts")),
                 web.get("/v1/flavors/{name}", self.one("flavors")),
                 web.get("/v1/images/{name}", self.one("images")),
+                web.get("/v1/consoles/{name}", self.one("consoles")),
                 *(web.get(f"/v1/{name}", self.page(name)) for name in COLLECTIONS),
                 *self._more,
             ]
@@ -143,15 +144,17 @@ class Api:
     def _authorize(self, trusted: Role | None) -> Any:
         @web.middleware
         async def authorize(request: web.Request, handler: access.Handle) -> web.StreamResponse:
-            role = trusted or access.role_of(
+            caller = access.caller_of(
                 request.headers.get("Authorization"), self._settings.http.token
             )
-            if role is None and request.path not in access.OPEN:
+            role = trusted or (caller.role if caller is not None else None)
+            if role is None and not access.is_open(request.path):
                 raise web.HTTPUnauthorized(
                     reason="give a token: Authorization: Bearer TOKEN",
                     headers={"WWW-Authenticate": "Bearer"},
                 )
             request[access.REQUEST_ROLE] = role or "nobody"
+            request[access.REQUEST_CALLER] = caller.name if caller is not None else "UNIX socket"
             return await handler(request)
 
         return authorize

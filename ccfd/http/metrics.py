@@ -85,6 +85,17 @@ class Metrics:
         Gauge("ccfd_database_up", "1 while the database answers", registry=kept).set_function(
             lambda: float(state.database_up())
         )
+        self._console_sessions = Gauge(
+            "ccfd_console_sessions", "Consoles that this ccfd serves now", registry=kept
+        )
+        self._console_bytes = Counter(
+            "ccfd_console_bytes",
+            "Bytes relayed between consoles and their viewers",
+            ["direction"],
+            registry=kept,
+        )
+        for direction in ("to_viewer", "from_viewer"):
+            self._console_bytes.labels(direction)
         Gauge("ccfd_build_info", "The release that runs", ["version"], registry=kept).labels(
             __version__
         ).set(1)
@@ -121,6 +132,14 @@ class Metrics:
     def repaired(self, kind: str) -> None:
         """Count something that was put back or removed."""
         self._repairs.labels(kind).inc()
+
+    def console_sessions(self, number: int) -> None:
+        """Note how many consoles are open."""
+        self._console_sessions.set(number)
+
+    def console_bytes(self, direction: str, number: int) -> None:
+        """Count bytes that were relayed, `to_viewer` or `from_viewer`."""
+        self._console_bytes.labels(direction).inc(number)
 
     def text(self) -> bytes:
         """Return the daemon's own counters in Prometheus's text format."""

@@ -31,6 +31,8 @@ PAGING = ("limit", "after")
 QUERIES: dict[tuple[str, str], tuple[str, ...]] = {
     ("POST", "/v1/events"): ("wait",),
     ("GET", "/v1/events"): ("slice",),
+    ("POST", "/v1/vms/{name}/console"): ("type",),
+    ("GET", "/console/ws"): ("ticket",),
     **{
         ("GET", f"/v1/{name}"): (*PAGING, *sorted(known.filters))
         for name, known in COLLECTIONS.items()

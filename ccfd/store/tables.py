@@ -408,3 +408,31 @@ image = Table(
     Column("size", BigInteger, nullable=False),
     Column("virtual_size", BigInteger, nullable=False),
 )
+
+# A ticket that was given out, then the session that it opened. A ticket is known by its digest.
+console = Table(
+    "console",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("digest", String(64), nullable=False, unique=True),
+    Column("vm", String(36), nullable=False),
+    Column("slice", String(63), nullable=False),
+    Column("kind", String(6), nullable=False),
+    Column("view_only", Boolean, nullable=False),
+    Column("issued_to", String(63), nullable=False),
+    Column("expires_at", UtcTime, nullable=False),
+    Column("opened_at", UtcTime),
+    Column("opened_from", Text),
+    Column("seen_at", UtcTime),
+    Column("closed_at", UtcTime),
+    Column("revoked", Boolean, nullable=False, default=False, server_default=text("false")),
+    CheckConstraint("kind IN ('vnc', 'serial')", name="kind"),
+)
+Index("ix_console_expires_at", console.c.expires_at)
+OPEN_CONSOLE = "opened_at IS NOT NULL AND closed_at IS NULL"
+Index(
+    "ix_console_open",
+    console.c.vm,
+    postgresql_where=text(OPEN_CONSOLE),
+    sqlite_where=text(OPEN_CONSOLE),
+)

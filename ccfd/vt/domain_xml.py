@@ -18,8 +18,14 @@ TB_CACHE = 32
 """MiB for translated code under TCG; QEMU's own default takes a gigabyte of address space."""
 
 
-def definition(machine: Machine, pool: str, domain_type: DomainType) -> str:
-    """Write *machine*'s domain XML; its disk and seed are files of the directory *pool*."""
+def definition(
+    machine: Machine, pool: str, domain_type: DomainType, *, remote_screen: bool = False
+) -> str:
+    """Write *machine*'s domain XML; its disk and seed are files of the directory *pool*.
+
+    With *remote_screen* its VNC server listens where the host's qemu.conf says (`vnc_listen`, and
+    there `vnc_tls`), else on a socket in the domain's own directory.
+    """
     domain = markup.element("domain", type=domain_type)
     add(domain, "name", names.domain(machine.vm))
     add(domain, "uuid", machine.vm)
@@ -43,7 +49,7 @@ def definition(machine: Machine, pool: str, domain_type: DomainType) -> str:
     devices = add(domain, "devices")
     _storage(devices, machine, pool)
     _interface(devices, machine)
-    _consoles(devices)
+    _consoles(devices, remote_screen=remote_screen)
     return markup.render(domain)
 
 
@@ -72,14 +78,17 @@ def _interface(devices: ET.Element, machine: Machine) -> None:
     add(interface, "mtu", size=machine.mtu)
 
 
-def _consoles(devices: ET.Element) -> None:
+def _consoles(devices: ET.Element, *, remote_screen: bool) -> None:
     add(add(devices, "serial", type="pty"), "target", port=0)
     add(add(devices, "console", type="pty"), "target", type="serial", port=0)
     agent = add(devices, "channel", type="unix")
     add(agent, "source", mode="bind")
     add(agent, "target", type="virtio", name="org.qemu.guest_agent.0")
-    # A socket in the domain's own directory: the screen is never open on TCP without TLS.
-    add(add(devices, "graphics", type="vnc"), "listen", type="socket")
+    if remote_screen:
+        # No address: one that is not set up listens on the host's loopback, where nobody comes in.
+        add(add(devices, "graphics", type="vnc", autoport="yes"), "listen", type="address")
+    else:
+        add(add(devices, "graphics", type="vnc"), "listen", type="socket")
     add(add(devices, "video"), "model", type="vga")
     add(devices, "controller", type="usb", model="none")
     add(devices, "memballoon", model="none")

@@ -1,6 +1,6 @@
 """How a VM's domain comes to run on its host, and goes."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,18 +57,32 @@ class Found:
     snapshots: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What of a domain its machine does not say."""
+
+    settings: Hypervisor
+    remote_screen: bool
+
+
 class Domains:
     """The domains of all hosts; every effect may be repeated at any time.
 
-    A guest has `shutdown_grace` seconds to end by itself.
+    A guest has `shutdown_grace` seconds to end by itself. VMs of the hosts `remote_screens` have
+    their screens on the network.
     """
 
     def __init__(
-        self, lanes: Mapping[str, Lane], settings: Hypervisor, shutdown_grace: float
+        self,
+        lanes: Mapping[str, Lane],
+        settings: Hypervisor,
+        shutdown_grace: float,
+        remote_screens: Collection[str] = (),
     ) -> None:
         self._lanes = lanes
         self._settings = settings
         self._shutdown_grace = shutdown_grace
+        self._remote_screens = remote_screens
 
     async def boot(self, machine: Machine) -> dict[str, Any] | None:
         """Make *machine* run, as it says; its disk and seed must be there.
@@ -77,7 +91,9 @@ class Domains:
         `{"state": "running"}`. Raises `Refused` for a domain with the VM's UUID that is not ours.
         """
         lane = self._lanes[machine.host]
-        state = await lane.effect(machine.vm, lane.call_timeout, _boot, machine, self._settings)
+        state = await lane.effect(
+            machine.vm, lane.call_timeout, _boot, machine, self._form(machine)
+        )
         return {"state": state}
 
     async def stop(self, stop: Stop) -> dict[str, Any]:
@@ -112,7 +128,7 @@ class Domains:
     async def redefine(self, machine: Machine) -> None:
         """Have *machine*'s domain, which is off, be as it says at its next start."""
         lane = self._lanes[machine.host]
-        await lane.effect(machine.vm, lane.call_timeout, _redefine, machine, self._settings)
+        await lane.effect(machine.vm, lane.call_timeout, _redefine, machine, self._form(machine))
 
     async def power_off(self, machine: Machine) -> None:
         """End *machine*'s domain as a cut power line would; it stays defined.
@@ -130,6 +146,9 @@ class Domains:
         lane = self._lanes[machine.host]
         await lane.effect(machine.vm, lane.call_timeout, _destroy, machine.vm)
 
+    def _form(self, machine: Machine) -> Form:
+        return Form(self._settings, machine.host in self._remote_screens)
+
     async def find(self, host: str, vm: str) -> Found | None:
         """Return the domain of the VM on *host*; None where there is none that is ours."""
         return await self._lanes[host].call(_find, vm)
@@ -143,29 +162,34 @@ class Domains:
         return await self._lanes[host].call(_inventory)
 
 
-def _boot(session: Session, machine: Machine, settings: Hypervisor) -> str:
+def _boot(session: Session, machine: Machine, form: Form) -> str:
     domain = ours.find(session, machine.vm)
     if domain is not None and ours.owner(session, domain).digest != metadata.digest(machine):
         # Not undefined: that would forget its snapshots, which its disk still holds.
         _power_off(session, machine.vm)
         domain = None
     if domain is None or not domain.isPersistent():
-        domain = _define(session, machine, settings)
+        domain = _define(session, machine, form)
     _run(session, domain)
     return "running"
 
 
-def _define(session: Session, machine: Machine, settings: Hypervisor) -> api.Domain:
-    definition = domain_xml.definition(machine, settings.pool, domain_type(session, settings))
+def _define(session: Session, machine: Machine, form: Form) -> api.Domain:
+    definition = domain_xml.definition(
+        machine,
+        form.settings.pool,
+        domain_type(session, form.settings),
+        remote_screen=form.remote_screen,
+    )
     session.check()
     return session.connection.defineXML(definition)
 
 
-def _redefine(session: Session, machine: Machine, settings: Hypervisor) -> None:
+def _redefine(session: Session, machine: Machine, form: Form) -> None:
     domain = ours.find(session, machine.vm)
     if domain is not None:
         ours.owner(session, domain)
-    _define(session, machine, settings)
+    _define(session, machine, form)
 
 
 def _run(session: Session, domain: api.Domain) -> None:

@@ -13,6 +13,7 @@ from ccfd.vt.events import DomainEvents
 from ccfd.vt.image_source import ImageSource
 from ccfd.vt.images import Images
 from ccfd.vt.lane import PROBE_WITHIN, Lane
+from ccfd.vt.screens import Screens
 from ccfd.vt.snapshots import Snapshots
 
 
@@ -45,7 +46,13 @@ class Hypervisors:
             )
             for host in settings.host
         )
-        self.domains = Domains(self._lanes, hypervisor, settings.shutdown_grace)
+        self.domains = Domains(
+            self._lanes,
+            hypervisor,
+            settings.shutdown_grace,
+            frozenset(host.name for host in settings.host if host.vnc == "tls"),
+        )
+        self.screens = Screens(self._lanes, self._hosts)
         self.disks = Disks(self._lanes, hypervisor.pool)
         self.snapshots = Snapshots(self._lanes)
         self.images = Images(self._lanes, source, hypervisor.pool)

@@ -4,9 +4,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import event
+from sqlalchemy import event, select
 
+from ccfd.console import ledger
 from ccfd.documents import COLLECTIONS, history
+from ccfd.store import tables
+from ccfd.store.database import Transaction
 from tests.harness import Harness
 from tests.unit.handlers.test_slice_story import VM
 
@@ -27,6 +30,21 @@ def asked(harness: Harness) -> Iterator[list[str]]:
         event.remove(engine, "before_cursor_execute", note)
 
 
+async def look_at_all(harness: Harness) -> None:
+    """Open a console of each VM."""
+    async with harness.database.read() as transaction:
+        vms = [row.id for row in await transaction.all(select(tables.vm.c.id))]
+    for vm in vms:
+
+        async def look(transaction: Transaction, vm: str = vm) -> None:
+            issued = await ledger.issue(
+                vm, "vnc", transaction, view_only=False, to="portal", lifetime=60
+            )
+            await ledger.open_with(issued.ticket, transaction, remote="192.0.2.9", most=9)
+
+        await harness.database.run(look)
+
+
 async def questions(harness: Harness) -> dict[str, int]:
     """Count the questions of each list, and of a history."""
     counts = {}
@@ -45,12 +63,14 @@ async def questions(harness: Harness) -> dict[str, int]:
 async def test_more_items_take_no_more_questions(harness: Harness) -> None:
     async with harness.running():
         await harness.ask("slice.create", slice="one", gateway=False, vms=[VM])
+    await look_at_all(harness)
     few = await questions(harness)
     harness.engine = harness.fresh_engine()
     async with harness.running():
         for name in ("two", "three"):
             await harness.ask("slice.create", slice=name, gateway=False, vms=[VM, VM])
         await harness.ask("vm.create", slice="one", **VM)
+    await look_at_all(harness)
     assert await questions(harness) == few
 
 

@@ -22,6 +22,35 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_daemon")),
     )
     op.create_table(
+        "console",
+        sa.Column("id", sa.String(length=36), nullable=False),
+        sa.Column("digest", sa.String(length=64), nullable=False),
+        sa.Column("vm", sa.String(length=36), nullable=False),
+        sa.Column("slice", sa.String(length=63), nullable=False),
+        sa.Column("kind", sa.String(length=6), nullable=False),
+        sa.Column("view_only", sa.Boolean(), nullable=False),
+        sa.Column("issued_to", sa.String(length=63), nullable=False),
+        sa.Column("expires_at", MOMENT, nullable=False),
+        sa.Column("opened_at", MOMENT, nullable=True),
+        sa.Column("opened_from", sa.Text(), nullable=True),
+        sa.Column("seen_at", MOMENT, nullable=True),
+        sa.Column("closed_at", MOMENT, nullable=True),
+        sa.Column("revoked", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
+        sa.CheckConstraint("kind IN ('vnc', 'serial')", name=op.f("ck_console_kind")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_console")),
+        sa.UniqueConstraint("digest", name=op.f("uq_console_digest")),
+    )
+    with op.batch_alter_table("console", schema=None) as batch_op:
+        batch_op.create_index("ix_console_expires_at", ["expires_at"], unique=False)
+        batch_op.create_index(
+            "ix_console_open",
+            ["vm"],
+            unique=False,
+            postgresql_where=sa.text("opened_at IS NOT NULL AND closed_at IS NULL"),
+            sqlite_where=sa.text("opened_at IS NOT NULL AND closed_at IS NULL"),
+        )
+
+    op.create_table(
         "flavor",
         sa.Column("name", sa.String(length=63), nullable=False),
         sa.Column("cpu", sa.Integer(), nullable=False),

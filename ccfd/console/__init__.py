@@ -1,0 +1,1 @@
+"""VM screens and serial consoles over websockets (docs/adr/0023)."""

@@ -1,0 +1,181 @@
+"""A ccfd with one running VM, its console served over real sockets."""
+
+import asyncio
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+from sqlalchemy import select, update
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from ccfd.console import consoles as hub
+from ccfd.console.consoles import Consoles
+from ccfd.errors import CcfdError
+from ccfd.http import console
+from ccfd.http.api import Api
+from ccfd.http.metrics import Metrics
+from ccfd.http.stream import Stream
+from ccfd.model.screen import Screen
+from ccfd.settings import Console, Http, Settings
+from ccfd.store import tables
+from tests.harness import Harness
+from tests.unit.handlers.test_slice_story import VM
+from tests.unit.http.test_api import Knows, token
+from tests.vnc import Vnc
+
+ORIGIN = "http://portal.example"
+
+
+def no_tls() -> ssl.SSLContext:
+    raise AssertionError("no TLS here")
+
+
+@dataclass
+class Screens:
+    """Knows one VM's screen."""
+
+    vms: dict[str, Callable[[], Screen]] = field(default_factory=dict)
+    error: CcfdError | None = None
+
+    async def find(self, host: str, vm: str) -> Screen:
+        if self.error is not None:
+            raise self.error
+        return self.vms[vm]()
+
+
+@dataclass
+class Site:
+    """What a test drives."""
+
+    harness: Harness
+    client: Any
+    consoles: Consoles
+    screens: Screens
+    metrics: Metrics
+    vm: str
+
+    @property
+    def base(self) -> str:
+        return f"ws://{self.client.host}:{self.client.port}/console/ws"
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, role: str = "portal"
+    ) -> tuple[int, Any]:
+        headers = {"Authorization": f"Bearer the-{role}-token"}
+        data = None if body is None else json.dumps(body)
+        async with self.client.request(method, path, data=data, headers=headers) as answer:
+            return answer.status, await answer.json()
+
+    async def ticket(self, **wish: Any) -> str:
+        status, told = await self.ask("POST", f"/v1/vms/{self.vm}/console", wish or None)
+        assert status == 200, told
+        found: str = told["ticket"]
+        return found
+
+    def dial(self, ticket: str, **more: Any) -> Any:
+        """Open the websocket with a ticket."""
+        return connect(f"{self.base}?ticket={ticket}", compression=None, **more)
+
+    @asynccontextmanager
+    async def viewer(self, **wish: Any) -> AsyncIterator[ClientConnection]:
+        """Be a viewer past the handshake."""
+        async with self.dial(await self.ticket(**wish), subprotocols=["binary"]) as socket:
+            await greet(socket)
+            yield socket
+
+    async def set_state(self, state: str) -> None:
+        vm = tables.vm
+        await self.harness.database.run(
+            lambda transaction: transaction.execute(
+                update(vm).where(vm.c.id == self.vm).values(state=state)
+            )
+        )
+
+    async def sessions(self) -> list[Any]:
+        _, told = await self.ask("GET", "/v1/consoles")
+        found: list[Any] = told["items"]
+        return found
+
+    async def without_sessions(self) -> None:
+        """Wait until nothing is open."""
+        async with asyncio.timeout(10):
+            while await self.sessions():
+                await asyncio.sleep(0.01)
+
+
+async def greet(socket: ClientConnection) -> None:
+    """Do a browser's part of the handshake, up to the VM's ServerInit."""
+    assert await socket.recv() == b"RFB 003.008\n"
+    await socket.send(b"RFB 003.008\n")
+    assert await socket.recv() == b"\x01\x01"
+    await socket.send(b"\x01")
+    assert await socket.recv() == bytes(4)
+    await socket.send(b"\x00")
+    init = await socket.recv()
+    assert isinstance(init, bytes)
+    assert init.endswith(b"demo")
+
+
+async def closed(socket: ClientConnection) -> tuple[int, str]:
+    """Read to the end; return the close code and its reason."""
+    async with asyncio.timeout(20):
+        with suppress(ConnectionClosed):
+            while True:
+                await socket.recv()
+    assert socket.close_code is not None
+    return socket.close_code, socket.close_reason or ""
+
+
+@pytest.fixture
+async def vnc() -> Vnc:
+    return Vnc()
+
+
+@pytest.fixture
+def limits() -> Console:
+    return Console(sessions=4, sessions_per_vm=2, origins=(ORIGIN,))
+
+
+@pytest.fixture
+async def site(
+    harness: Harness, vnc: Vnc, limits: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Site]:
+    monkeypatch.setattr(hub, "LOOK_EVERY", 0.05)
+    monkeypatch.setattr(hub, "TOLD_WITHIN", 0.5)
+    roles = ("viewer", "portal", "operator")
+    settings: Settings = harness.settings.model_copy(
+        update={"http": Http(token=tuple(map(token, roles))), "console": limits}
+    )
+    metrics, screens = Metrics(Knows()), Screens()
+    consoles = Consoles(limits, harness.database, screens, metrics, tls=no_tls)
+    api = Api(
+        settings,
+        database=harness.database,
+        intake=harness.intake,
+        records=harness.records,
+        interventions=harness.interventions,
+        stream=Stream(harness.database),
+        metrics=metrics,
+        problems=dict,
+        more=console.routes(consoles, settings),
+    )
+    async with harness.running():
+        await harness.ask("slice.create", slice="demo", gateway=False, vms=[{**VM, "name": "a"}])
+    async with harness.database.read() as transaction:
+        vm = await transaction.scalar(select(tables.vm.c.id))
+    async with (
+        vnc.on_socket(tmp_path / "vnc.sock") as screen,
+        TestClient(TestServer(api.application(None))) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        screens.vms[vm] = screen
+        running = group.create_task(consoles.run())
+        yield Site(harness, client, consoles, screens, metrics, vm)
+        running.cancel()
