@@ -33,7 +33,7 @@ from ccfd.handlers.recover import Recovery
 from ccfd.handlers.registry import handlers
 from ccfd.handlers.timers import Timers
 from ccfd.handlers.vm_watch import VmWatch
-from ccfd.http import console, dead, leases, reconcile, recover, ssh_key
+from ccfd.http import console, console_page, dead, leases, reconcile, recover, ssh_key
 from ccfd.http.api import Api
 from ccfd.http.metrics import Metrics
 from ccfd.http.stream import Stream
@@ -391,6 +391,7 @@ class Daemon:
                 *dead.routes(DeadLetters(self.database, self.intake)),
                 *leases.routes(self.database, self._dhcp.given),
                 *console.routes(self._consoles, self.settings),
+                *console_page.routes(self.settings.console.assets),
                 *ssh_key.routes(self.database, self._ssh_keys),
             ],
         )

@@ -211,6 +211,8 @@ class Console(Section):
     """Consoles of one VM at once, whichever ccfd serves them."""
     origins: tuple[str, ...] = ()
     """Origins of pages that may open consoles beside `[http] public_url`'s."""
+    assets: Path | None = None
+    """Where noVNC and xterm.js are; by default `share/ccfd/console` of ccfd's own Python."""
 
     @field_validator("origins")
     @classmethod

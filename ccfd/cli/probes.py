@@ -13,11 +13,12 @@ from sqlalchemy import text
 from yarl import URL
 
 from ccfd.bus.connection import CLOSE_WITHIN, EXPECTED, reason
+from ccfd.console.files import Files
 from ccfd.errors import CcfdError, Refused, Transient
 from ccfd.network.commands import CommandError, run
 from ccfd.network.detached import under_systemd
 from ccfd.network.ovsdb import Ovsdb
-from ccfd.settings import Host, Settings, Tls
+from ccfd.settings import Console, Host, Settings, Tls
 from ccfd.store import migrate
 from ccfd.store.database import Database, DatabaseAway
 from ccfd.vt.capacity import offers_kvm
@@ -89,6 +90,7 @@ def _all(settings: Settings, images: ImageSource, hypervisors: Hypervisors) -> l
     return [
         *probes,
         Probe("images", partial(listed, images, settings)),
+        Probe("console", partial(page, settings.console)),
         Probe("settings", partial(whole, settings)),
     ]
 
@@ -237,6 +239,18 @@ async def listed(images: ImageSource, settings: Settings) -> str:
         raise Warned("the store has no image that can be used: no VM can be made")
     ignored = f", {len(listing.ignored)} ignored" if listing.ignored else ""
     return f"{len(listing.images)} in the store{ignored}"
+
+
+async def page(settings: Console) -> str:
+    """Look for what the console's page needs."""
+    files = Files.at(settings.assets)
+    missing = await asyncio.to_thread(files.missing)
+    if missing:
+        raise Warned(
+            f"{files.assets} lacks {', '.join(missing)}: no console opens in a browser. "
+            f"Run tools/console-assets {files.assets}, or set [console] assets"
+        )
+    return f"its page's parts are in {files.assets}"
 
 
 async def whole(settings: Settings) -> str:
