@@ -42,6 +42,7 @@ from ccfd.network.dhcp import DhcpServers
 from ccfd.network.endpoints import tls_context
 from ccfd.network.fabric import Fabric
 from ccfd.network.gateways import Gateways
+from ccfd.network.guard_watch import GuardWatch
 from ccfd.network.monitor import Monitor
 from ccfd.network.namespace_watch import NamespaceWatch
 from ccfd.network.namespaces import Namespaces
@@ -207,6 +208,9 @@ class Daemon:
             look,
             lambda: self.lease.leads,
         )
+        self._guards = GuardWatch(
+            settings, self._fabric.guards, lambda: self.lease.leads, self.metrics.repaired
+        )
         self._upkeep = ImageUpkeep(
             settings,
             self.database,
@@ -359,9 +363,11 @@ class Daemon:
 
     def _hearing(self) -> list[tuple[str, Coroutine[Any, Any, None]]]:
         """Return what has our picture of VMs and switches follow what their hosts tell."""
+        self.monitor.listen(self._guards.hear)
         return [
             ("switch monitor", self.monitor.run()),
             ("controller watch", self._controller_watch.run()),
+            ("guard watch", self._guards.run()),
             ("VM watch", self._vm_watch.run()),
             ("host events", self._hypervisors.events.run(self._vm_watch)),
         ]

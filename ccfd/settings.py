@@ -136,6 +136,10 @@ class NetworkNode(Section):
     """The OVS bridge or Linux interface that gateways go out by."""
     ovsdb: str = "unix:/run/openvswitch/db.sock"
     """The switch's database: `unix:PATH`, `tcp:HOST:PORT` or `ssl:HOST:PORT`."""
+    openflow: str | None = None
+    """Where the switch's guard takes flows: `unix:PATH`, `tcp:ADDRESS:PORT` or `ssl:ADDRESS:PORT`.
+    By default beside the database: its socket's directory, or its address (or `tunnel_ip`, where
+    `ovsdb` has a name) with port 6653."""
     datapath_type: Literal["system", "netdev"] = "system"
     """`netdev` for the userspace datapath."""
     underlay_mtu: Annotated[int, Field(ge=626, le=65535)] = 1500
@@ -166,6 +170,10 @@ class Host(Section):
     """libvirt's URI."""
     ovsdb: str = "unix:/run/openvswitch/db.sock"
     """The switch's database: `unix:PATH`, `tcp:HOST:PORT` or `ssl:HOST:PORT`."""
+    openflow: str | None = None
+    """Where the switch's guard takes flows: `unix:PATH`, `tcp:ADDRESS:PORT` or `ssl:ADDRESS:PORT`.
+    By default beside the database: its socket's directory, or its address (or `tunnel_ip`, where
+    `ovsdb` has a name) with port 6653."""
     datapath_type: Literal["system", "netdev"] = "system"
     """`netdev` for the userspace datapath."""
     tunnel_ip: str

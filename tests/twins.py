@@ -1,8 +1,8 @@
 """Twins of the drivers: a world in memory that refuses what the real one refuses."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ccfd.errors import Refused
@@ -62,6 +62,9 @@ class World:
     """
 
     bridges: dict[tuple[str, int], dict[str, Port]] = field(default_factory=dict)
+    guards: dict[str, dict[str, Port]] = field(default_factory=dict)
+    tapped: dict[str, tuple[str, int]] = field(default_factory=dict)
+    flows: set[tuple[str, str]] = field(default_factory=set)
     owners: dict[tuple[str, int], str] = field(default_factory=dict)
     abouts: dict[tuple[str, int], str] = field(default_factory=dict)
     targets: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -94,6 +97,8 @@ class World:
         """Return what is there except base images, which stay cached."""
         found: dict[str, dict[Any, Any]] = {
             "bridges": self.bridges,
+            "guards": self.guards,
+            "flows": dict.fromkeys(self.flows),
             "controls": self.controls,
             "namespaces": self.namespaces,
             "legs": self.legs,
@@ -136,6 +141,11 @@ class World:
 
 
 class FabricTwin:
+    """Switches. A change of rows is one; flows are another, after it, or before what they go with.
+
+    A VM's port stands twice: its patch on the slice's bridge, its tap on the guard.
+    """
+
     def __init__(self, world: World) -> None:
         self._world = world
 
@@ -147,12 +157,41 @@ class FabricTwin:
         self._world.owners[at] = bridge.slice
         self._world.bridges.setdefault(at, {})
         await self._world.halfway()
-        self._world.bridges[at] = {port.name: port for port in bridge.ports}
+        self._world.bridges[at] = {_on_bridge(port): port for port in bridge.ports}
+        kept = {port.name for port in bridge.ports}
+        going = [tap for tap in self._taps(bridge) if tap not in kept]
+        self._take_out(bridge.host, going)
         self._world.abouts[at] = bridge.about
         self._world.targets.pop(at, None)
         if bridge.controller is not None:
             self._world.targets[at] = bridge.controller.target
+        await self._guard(bridge)
         await self._world.trap("fabric.make:after", bridge)
+
+    def _taps(self, network: Bridge | Ports) -> dict[str, Port]:
+        """Return what a slice's network has on the guard."""
+        whose = (network.slice, network.vni)
+        here = self._world.guards.get(network.host, {})
+        return {tap: port for tap, port in here.items() if self._world.tapped[tap] == whose}
+
+    async def _guard(self, network: Bridge | Ports) -> None:
+        vms = [port for port in network.ports if port.vm is not None]
+        for port in vms:
+            self._world.guards.setdefault(network.host, {})[port.name] = port
+            self._world.tapped[port.name] = (network.slice, network.vni)
+        await self._world.halfway()
+        self._world.flows |= {(network.host, port.vm or "") for port in vms}
+
+    def _take_out(self, host: str, taps: Iterable[str]) -> None:
+        here = self._world.guards.get(host, {})
+        for tap in taps:
+            here.pop(tap, None)
+        if not here and self._world.guards.pop(host, None) is not None:
+            self._world.flows = {flow for flow in self._world.flows if flow[0] != host}
+
+    async def _forget(self, host: str, ports: Iterable[Port]) -> None:
+        self._world.flows -= {(host, port.vm or "") for port in ports}
+        await self._world.halfway()
 
     async def change(self, change: BridgeChange) -> None:
         await self._world.trap("fabric.change:before", change.after)
@@ -164,6 +203,8 @@ class FabricTwin:
     async def remove(self, bridge: Bridge) -> None:
         await self._world.trap("fabric.remove:before", bridge)
         at = (bridge.host, bridge.vni)
+        await self._forget(bridge.host, self._taps(bridge).values())
+        self._take_out(bridge.host, list(self._taps(bridge)))
         if self._world.owners.get(at) == bridge.slice:
             self._world.bridges[at] = {}
             await self._world.halfway()
@@ -189,6 +230,14 @@ class FabricTwin:
         here.pop(whose, None)
         if left:
             here[whose] = left
+        if part.uses is None:
+            bridge = Ports(host=part.host, slice=part.slice, vni=names.CONTROL_VNI, ports=())
+            taps = self._taps(bridge)
+            await self._forget(part.host, taps.values())
+            self._take_out(part.host, taps)
+            ports = self._world.bridges.get((part.host, names.CONTROL_VNI), {})
+            for port in taps.values():
+                ports.pop(_on_bridge(port), None)
         await self._world.halfway()
         self._settle(part.host)
         await self._world.trap("fabric.leave:after", part)
@@ -214,21 +263,28 @@ class FabricTwin:
         if bridge is None:
             raise Refused("switch_error", "no such bridge")
         for port in ports.ports:
-            bridge[port.name] = port
-            await self._world.halfway()
+            bridge[_on_bridge(port)] = port
+        await self._guard(ports)
         await self._world.trap("fabric.plug:after", ports)
 
     async def unplug(self, ports: Ports) -> None:
         await self._world.trap("fabric.unplug:before", ports)
+        await self._forget(ports.host, ports.ports)
         bridge = self._world.bridges.get((ports.host, ports.vni), {})
         for port in ports.ports:
-            bridge.pop(port.name, None)
-            await self._world.halfway()
+            bridge.pop(_on_bridge(port), None)
+        self._take_out(ports.host, [port.name for port in ports.ports if port.vm is not None])
+        await self._world.halfway()
         await self._world.trap("fabric.unplug:after", ports)
 
     async def carries(self, ports: Ports) -> bool:
         await self._world.trap("fabric.carries:before", ports)
         return not any(port.name in self._world.taken_down for port in ports.ports)
+
+
+def _on_bridge(port: Port) -> str:
+    """Name what stands for a port on its slice's bridge."""
+    return port.name if port.vm is None else names.patch(port.vm)
 
 
 class NamespacesTwin:
@@ -567,18 +623,19 @@ class LookTwin:
             ),
             ports=tuple(
                 SeenPort(
-                    name=port.name,
+                    name=name,
                     slice=owners[vni],
                     host=host,
-                    vm=port.vm,
+                    vm=None,
                     kind=port.kind,
                     bridge=names.bridge(vni),
                     ofport=1,
                     error=None,
                 )
                 for vni, ports in here.items()
-                for port in ports.values()
-            ),
+                for name, port in ports.items()
+            )
+            + tuple(self._guarded(host)),
             control=None
             if shared is None
             else SeenControl(
@@ -587,6 +644,26 @@ class LookTwin:
                 ports=frozenset(shared),
             ),
         )
+
+    def _guarded(self, host: str) -> Iterator[SeenPort]:
+        for tap, port in self._world.guards.get(host, {}).items():
+            slice_name, vni = self._world.tapped[tap]
+            seen = SeenPort(
+                name=tap,
+                slice=slice_name,
+                host=host,
+                vm=port.vm,
+                kind=port.kind,
+                bridge=names.GUARD,
+                ofport=1,
+                error=None,
+                vni=vni,
+                mac=port.mac,
+                ip=port.ip,
+            )
+            yield seen
+            patch = names.guard_patch(port.vm or "")
+            yield replace(seen, name=patch, vm=None, mac=None, ip=None)
 
     def _host(self, host: str) -> SeenHost:
         world = self._world

@@ -16,9 +16,10 @@ from ccfd.model import names
 from ccfd.model.network import Bridge, Control, Ports
 from ccfd.model.vm import Machine
 from ccfd.network import dhcp_files
+from ccfd.network.bridges import on_bridge
 from ccfd.network.gateway_plan import mark
 from ccfd.network.node import SeenSlice
-from ccfd.network.snapshot import Inventory
+from ccfd.network.snapshot import Inventory, SeenPort
 from ccfd.vt.domains import Found
 
 
@@ -100,11 +101,15 @@ class _Seen:
             for one in inventory.bridges
         }
         self.ports: defaultdict[tuple[str, str | None], set[str]] = defaultdict(set)
+        self.guarded: defaultdict[tuple[str, str, int | None], dict[str, SeenPort]]
+        self.guarded = defaultdict(dict)
         for switch, inventory in present.switches.items():
             for port in inventory.ports:
                 # On a shared switch another host's ports are on the bridge as well.
                 if port.host in (None, switch):
                     self.ports[switch, port.bridge].add(port.name)
+                    if port.bridge == names.GUARD:
+                        self.guarded[switch, port.slice, port.vni][port.name] = port
         self.domains = {
             (host, one.vm): one for host, seen in present.hosts.items() for one in seen.domains
         }
@@ -175,9 +180,26 @@ def _left_out(part: Control, taps: Iterable[Ports], seen: _Seen) -> str:
         return "the slice has not joined it"
     if found.address != part.address:
         return f"the switch's address is {found.address or 'none'}, not {part.address}"
+    own = [tap for tap in taps if tap.host == part.host]
     ports = {names.tunnel(names.CONTROL_VNI, use) for use in uses if use}
-    ports |= {port.name for tap in taps if tap.host == part.host for port in tap.ports}
-    return f"port {min(ports - found.ports)} is not on it" if ports - found.ports else ""
+    ports |= {row.name for tap in own for row in on_bridge(tap.ports)}
+    if ports - found.ports:
+        return f"port {min(ports - found.ports)} is not on it"
+    return next(filter(None, (_unguarded(tap, seen) for tap in own)), "")
+
+
+def _unguarded(network: Bridge | Ports, seen: _Seen) -> str:
+    """Say what is wrong with the guard of a network's VMs, or nothing."""
+    there = dict(seen.guarded[network.host, network.slice, network.vni])
+    for port in network.ports:
+        if port.vm is None:
+            continue
+        found, patch = there.pop(port.name, None), there.pop(names.guard_patch(port.vm), None)
+        if found is None or patch is None:
+            return f"port {port.name} is not on the guard"
+        if (found.mac, found.ip) != (port.mac, port.ip):
+            return f"port {port.name} is guarded for another address"
+    return f"port {min(there)} is on the guard" if there else ""
 
 
 def _difference(bridge: Bridge, seen: _Seen) -> str:
@@ -191,10 +213,10 @@ def _difference(bridge: Bridge, seen: _Seen) -> str:
     targets = () if bridge.controller is None else (bridge.controller.target,)
     if (found.targets, found.secure) != (targets, bool(targets)):
         return "it is not controlled as it should be"
-    wanted, there = {port.name for port in bridge.ports}, seen.ports[at]
+    wanted, there = {row.name for row in on_bridge(bridge.ports)}, seen.ports[at]
     if wanted - there:
         return f"port {min(wanted - there)} is not on it"
-    return f"port {min(there - wanted)} is on it" if there - wanted else ""
+    return f"port {min(there - wanted)} is on it" if there - wanted else _unguarded(bridge, seen)
 
 
 def _domain(machine: Machine, seen: _Seen) -> tuple[Repair | None, bool]:
@@ -240,7 +262,7 @@ def _observed(wanted: Wanted, present: Present) -> Iterator[Observed]:
 
 def _orphans(wanted: Wanted, present: Present) -> Iterator[Repair]:
     """List what carries our tags, and no row of the database claims."""
-    for thing, owner in _tagged(present, wanted):
+    for thing, owner in dict.fromkeys(_tagged(present, wanted)):
         if not is_claimed(thing, owner, wanted):
             yield Repair(action="remove", thing=thing, slice=owner, why="nothing claims it")
 
@@ -261,11 +283,7 @@ def is_claimed(thing: Thing, owner: str, wanted: Wanted) -> bool:
 def _tagged(present: Present, wanted: Wanted) -> Iterator[tuple[Thing, str]]:
     """Name all that is ours, with the slice that its tags name."""
     for switch, inventory in present.switches.items():
-        for bridge in inventory.bridges:
-            if bridge.vni is not None and bridge.name == names.bridge(bridge.vni):
-                yield things.bridge(bridge.vni, switch), bridge.slice
-        for vni, slice_name in inventory.control.uses if inventory.control else ():
-            yield things.control(vni, switch), slice_name
+        yield from _on_switch(switch, inventory)
     for one in present.node or ():
         yield from ((thing, one.slice) for thing in _on_node(one))
     for host, seen in present.hosts.items():
@@ -274,6 +292,18 @@ def _tagged(present: Present, wanted: Wanted) -> Iterator[tuple[Thing, str]]:
             yield things.domain(vm, host), owner
         for vm in sorted({vm_of(volume) for volume in seen.volumes}):
             yield things.disk(vm, host), owners.get(vm) or wanted.gone.get(vm, "")
+
+
+def _on_switch(switch: str, seen: Inventory) -> Iterator[tuple[Thing, str]]:
+    for bridge in seen.bridges:
+        if bridge.vni is not None and bridge.name == names.bridge(bridge.vni):
+            yield things.bridge(bridge.vni, switch), bridge.slice
+    # What is left on the guard goes with the bridge, whether or not that is there.
+    for port in seen.ports:
+        if port.bridge == names.GUARD and port.vni:
+            yield things.bridge(port.vni, switch), port.slice
+    for vni, slice_name in seen.control.uses if seen.control else ():
+        yield things.control(vni, switch), slice_name
 
 
 def _on_node(seen: SeenSlice) -> Iterator[Thing]:

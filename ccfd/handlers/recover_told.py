@@ -67,9 +67,9 @@ class _Seen:
         self.slices = {*self.bridges, *self.domains, *self.claimed.values()}
 
     def ports_of(self, planned: PlannedSlice) -> list[tuple[str, SeenPort]]:
-        """List the ports of the slice's bridges, with their switches."""
-        mine = names.bridge(planned.vni)
-        return [(at, port) for at, port in self.ports[planned.name] if port.bridge == mine]
+        """List the ports of the slice's bridges, and its VMs' on guards, with their switches."""
+        mine = (names.bridge(planned.vni), names.GUARD)
+        return [(at, port) for at, port in self.ports[planned.name] if port.bridge in mine]
 
 
 def _tell(name: str, seen: _Seen) -> Told:

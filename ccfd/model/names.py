@@ -14,6 +14,8 @@ NODE = "node"
 PREFIX = "ccf-"
 CONTROL_VNI = 0
 """The VNI of the control network, which no slice has: its bridge is `ccf-0` everywhere."""
+GUARD = "ccf-guard"
+"""The bridge of each switch that VMs are plugged into: docs/adr/0019."""
 
 
 def bridge(vni: int) -> str:
@@ -59,6 +61,16 @@ def tunnel(vni: int, remote: str) -> str:
 def tap(vm: str) -> str:
     """Name a VM's tap: `ccf-` and the first 11 hex digits of the VM's id."""
     return f"{PREFIX}{vm.replace('-', '')[:11]}"
+
+
+def patch(vm: str) -> str:
+    """Name a VM's port on its slice's bridge, which leads to the guard: `p-` and those digits."""
+    return f"p-{tap(vm).removeprefix(PREFIX)}"
+
+
+def guard_patch(vm: str) -> str:
+    """Name its other end, on the guard: `g-` and those digits."""
+    return f"g-{tap(vm).removeprefix(PREFIX)}"
 
 
 def domain(vm: str) -> str:

@@ -13,7 +13,9 @@ class Port:
     """One port of a slice's bridge; the OVSDB Interface row carries the owner's tags.
 
     `system` is a Linux link that somebody else makes (a tap by libvirt, a veth end by ccfd): its
-    row may stand before the link does, the switch picks the link up when it appears.
+    row may stand before the link does, the switch picks the link up when it appears. A port with
+    `vm` is that VM's tap: it is plugged into the guard (docs/adr/0019), which lets nothing pass to
+    the slice's bridge but what comes from `mac` and, where it is given, the IPv4 address `ip`.
     """
 
     name: str
@@ -21,6 +23,7 @@ class Port:
     remote_ip: str | None = None
     vm: str | None = None
     mac: str | None = None
+    ip: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,11 +6,12 @@ seen, so that a change by somebody else makes the transaction fail instead of me
 """
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from ccfd.errors import Refused
 from ccfd.model import names
-from ccfd.model.network import Bridge, Ports
+from ccfd.model.network import Bridge, Port, Ports
 from ccfd.network import controllers
 from ccfd.network.changes import (
     ABOUT,
@@ -27,7 +28,7 @@ from ccfd.network.changes import (
     update,
     written,
 )
-from ccfd.network.ports import Local, insert_ports, join_ports, ports_of
+from ccfd.network.ports import Local, Patch, insert_ports, join_ports, ports_of
 from ccfd.network.rows import BridgeRow, to_uuids
 
 MAC_TABLE_SIZE = 4096
@@ -45,13 +46,14 @@ def make(wanted: Bridge, switch: Switch, seen: Snapshot) -> Change:
         return change
     _check_owner(wanted, seen.bridge)
     local = names.bridge(wanted.vni)
-    kept = {local, *(port.name for port in wanted.ports)}
+    ports = on_bridge(wanted.ports)
+    kept = {local, *(port.name for port in ports)}
     leaving = [port for port in ports_of(wanted.host, switch, seen) if port.name not in kept]
     _correct_bridge(wanted, switch, seen, seen.bridge, change)
-    join_ports(wanted, switch, seen, (Local(local), *wanted.ports), change)
+    join_ports(wanted, switch, seen, (Local(local), *ports), change)
     if leaving:
         change.ops.append(mutate_ports(seen.bridge, "delete", to_uuids(p.uuid for p in leaving)))
-    return guarded(seen.bridge, change)
+    return guarded(seen, change)
 
 
 def plug(wanted: Ports, switch: Switch, seen: Snapshot) -> Change:
@@ -64,8 +66,8 @@ def plug(wanted: Ports, switch: Switch, seen: Snapshot) -> Change:
         )
     _check_owner(wanted, seen.bridge)
     change = Change()
-    join_ports(wanted, switch, seen, wanted.ports, change)
-    return guarded(seen.bridge, change)
+    join_ports(wanted, switch, seen, on_bridge(wanted.ports), change)
+    return guarded(seen, change)
 
 
 def unplug(unwanted: Ports, seen: Snapshot) -> Change:
@@ -73,11 +75,11 @@ def unplug(unwanted: Ports, seen: Snapshot) -> Change:
     change = Change()
     if seen.bridge is None or not _is_whose(unwanted, seen.bridge):
         return change
-    leaving = {port.name for port in unwanted.ports}
+    leaving = {port.name for port in on_bridge(unwanted.ports)}
     ids = [port.uuid for port in seen.ports if port.name in leaving]
     if ids:
         change.ops.append(mutate_ports(seen.bridge, "delete", to_uuids(ids)))
-    return guarded(seen.bridge, change)
+    return guarded(seen, change)
 
 
 def remove(unwanted: Bridge, switch: Switch, seen: Snapshot) -> Change:
@@ -100,7 +102,17 @@ def remove(unwanted: Bridge, switch: Switch, seen: Snapshot) -> Change:
         change.ops.append(
             mutate("Open_vSwitch", [], ["bridges", "delete", to_uuids([seen.bridge.uuid])])
         )
-    return guarded(seen.bridge, change)
+    return guarded(seen, change)
+
+
+def on_bridge(ports: Iterable[Port]) -> tuple[Port | Patch, ...]:
+    """Say what stands for *ports* on the slice's bridge: for a VM's, the patch to the guard."""
+    return tuple(
+        port
+        if port.vm is None
+        else Patch(name=names.patch(port.vm), peer=names.guard_patch(port.vm))
+        for port in ports
+    )
 
 
 def owner(bridge: BridgeRow) -> str | None:
@@ -157,10 +169,11 @@ def _bridge_columns(wanted: Bridge, switch: Switch, present: BridgeRow | None) -
 
 def _insert_bridge(wanted: Bridge, switch: Switch, seen: Snapshot, change: Change) -> None:
     own = Local(names.bridge(wanted.vni))
-    rows = insert_ports(wanted, switch, seen, (own, *wanted.ports), change)
+    rows = insert_ports(wanted, switch, seen, (own, *on_bridge(wanted.ports)), change)
     columns = written(_bridge_columns(wanted, switch, None))
-    columns |= controllers.attach(controllers.dialled(wanted.controller), (), change)
-    insert_bridge(names.bridge(wanted.vni), columns, rows, change)
+    name = names.bridge(wanted.vni)
+    columns |= controllers.attach(name, controllers.dialled(wanted.controller), (), change)
+    insert_bridge(name, columns, rows, change)
 
 
 def _correct_bridge(
@@ -168,6 +181,7 @@ def _correct_bridge(
 ) -> None:
     columns = _bridge_columns(wanted, switch, present)
     wrong = {name: value for name, value in columns.items() if getattr(present, name) != value}
-    wrong |= controllers.attach(controllers.dialled(wanted.controller), seen.controllers, change)
+    dialled = controllers.dialled(wanted.controller)
+    wrong |= controllers.attach(present.name, dialled, seen.controllers, change)
     if wrong:
         change.ops.append(update("Bridge", present.uuid, wrong))

@@ -18,6 +18,8 @@ VM = "ccf-vm"
 HOST = "ccf-host"
 IFINDEX = "ccf-ifindex"
 CONTROL = "ccf-control"
+GUARD = "ccf-guard"
+IP = "ccf-ip"
 USE = "ccf-use"
 
 
@@ -26,13 +28,15 @@ class Switch:
     """A host's Open vSwitch, as the settings tell it.
 
     `name` is the host's, or of several that share the switch (a compute host that is the network
-    node too) the first; `sharers` are all of them.
+    node too) the first; `sharers` are all of them. `listener` is where the guard listens for us,
+    empty where its own UNIX socket is within reach.
     """
 
     name: str
     datapath_type: str
     tunnel_ip: str
     sharers: frozenset[str]
+    listener: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +45,8 @@ class Snapshot:
 
     `taken` are those wanted names that stand outside of this bridge. `fresh` are ports that the
     caller itself inserted or parked since it began: the switch has just opened their links.
+    `whole` tells that all ports of the bridge were read, not only those asked for; else `numbers`
+    are those that others have.
     """
 
     bridge: BridgeRow | None = None
@@ -50,6 +56,8 @@ class Snapshot:
     taken: frozenset[str] = frozenset()
     next_cfg: int = 0
     fresh: frozenset[str] = frozenset()
+    whole: bool = True
+    numbers: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -59,60 +67,73 @@ class Change:
     ops: list[Operation] = field(default_factory=list)
     opened: set[str] = field(default_factory=set)
 
+    def and_also(self, other: "Change") -> "Change":
+        """Return both as one transaction."""
+        return Change([*self.ops, *other.ops], self.opened | other.opened)
 
-def guarded(bridge: BridgeRow, change: Change) -> Change:
-    """Put a `wait` for the bridge's owner and ports in front of operations, if there are any."""
+
+def guarded(seen: Snapshot, change: Change) -> Change:
+    """Put a `wait` for the bridge's owner and ports in front of operations, if there are any.
+
+    Whoever knows only some ports asks for no more than that the bridge is still there and its
+    owner's: a name that stands twice is refused by the database itself.
+    """
+    bridge = seen.bridge
+    assert bridge is not None
+    columns = {
+        "external_ids": to_map(bridge.external_ids),
+        "other_config": to_map(bridge.other_config),
+    } | ({"ports": to_uuids(bridge.ports)} if seen.whole else {})
     if change.ops:
-        change.ops.insert(
-            0,
-            {
-                "op": "wait",
-                "table": "Bridge",
-                "where": [["_uuid", "==", ["uuid", bridge.uuid]]],
-                "columns": ["external_ids", "other_config", "ports"],
-                "until": "==",
-                "rows": [
-                    {
-                        "external_ids": to_map(bridge.external_ids),
-                        "other_config": to_map(bridge.other_config),
-                        "ports": to_uuids(bridge.ports),
-                    }
-                ],
-                "timeout": 0,
-            },
-        )
+        where = [["_uuid", "==", ["uuid", bridge.uuid]]]
+        change.ops.insert(0, wait("Bridge", where, [*columns], [columns]))
     return change
+
+
+def wait(table: str, where: list[Any], columns: list[str], rows: list[dict[str, Any]]) -> Operation:
+    """Have the transaction fail unless the rows that match *where* are *rows*."""
+    return {
+        "op": "wait",
+        "table": table,
+        "where": where,
+        "columns": columns,
+        "until": "==",
+        "rows": rows,
+        "timeout": 0,
+    }
 
 
 def insert_bridge(
     name: str, columns: Mapping[str, Any], ports: list[list[str]], change: Change
 ) -> None:
     """Insert a bridge with *ports*, if there is still none of its name."""
-    absent = {
-        "op": "wait",
-        "table": "Bridge",
-        "where": [["name", "==", name]],
-        "columns": ["name"],
-        "until": "==",
-        "rows": [],
-        "timeout": 0,
-    }
+    row = {"name": name, **columns, "ports": ["set", ports]}
     change.ops = [
-        absent,
+        wait("Bridge", [["name", "==", name]], ["name"], []),
         *change.ops,
-        {
-            "op": "insert",
-            "table": "Bridge",
-            "uuid-name": "bridge",
-            "row": {"name": name, **columns, "ports": ["set", ports]},
-        },
-        mutate("Open_vSwitch", [], ["bridges", "insert", ["set", [["named-uuid", "bridge"]]]]),
+        insert("Bridge", name, row),
+        mutate("Open_vSwitch", [], ["bridges", "insert", ["set", [reference("Bridge", name)]]]),
     ]
 
 
 def with_fresh(seen: Snapshot, fresh: set[str]) -> Snapshot:
     """Return *seen* with the ports that were opened meanwhile."""
     return replace(seen, fresh=frozenset(fresh))
+
+
+def insert(table: str, name: str, row: Mapping[str, Any]) -> Operation:
+    """Insert a row that the transaction itself may refer to by its *name*."""
+    return {
+        "op": "insert",
+        "table": table,
+        "uuid-name": reference(table, name)[1],
+        "row": dict(row),
+    }
+
+
+def reference(table: str, name: str) -> list[str]:
+    """Refer to a row that the same transaction inserts."""
+    return ["named-uuid", f"{table}_{name}".replace("-", "_")]
 
 
 def update(table: str, uuid: str, columns: Mapping[str, Any]) -> Operation:

@@ -54,19 +54,19 @@ def join(wanted: Control, switch: Switch, seen: Snapshot) -> Change:
     if seen.bridge is None:
         ports = _ports(uses, switch)
         rows = insert_ports(ports, switch, seen, (own, *ports.ports), change)
-        columns = written(_columns(uses, switch, None)) | attach(address, (), change)
+        columns = written(_columns(uses, switch, None)) | attach(NAME, address, (), change)
         insert_bridge(NAME, columns, rows, change)
         return change
     check_ours(seen.bridge, wanted.host)
     uses |= _uses(seen.bridge)
     columns = _columns(uses, switch, seen.bridge)
     wrong = {name: value for name, value in columns.items() if getattr(seen.bridge, name) != value}
-    wrong |= attach(address, seen.controllers, change)
+    wrong |= attach(NAME, address, seen.controllers, change)
     if wrong:
         change.ops.append(update("Bridge", seen.bridge.uuid, wrong))
     ports = _ports(uses, switch)
     join_ports(ports, switch, seen, (own, *ports.ports), change)
-    return guarded(seen.bridge, change)
+    return guarded(seen, change)
 
 
 def leave(unwanted: Control, switch: Switch, seen: Snapshot) -> Change:
@@ -84,7 +84,7 @@ def leave(unwanted: Control, switch: Switch, seen: Snapshot) -> Change:
         change.ops.append(
             mutate("Open_vSwitch", [], ["bridges", "delete", to_uuids([bridge.uuid])])
         )
-        return guarded(bridge, change)
+        return guarded(seen, change)
     if left != uses:
         ids = _columns(left, switch, bridge)["external_ids"]
         change.ops.append(update("Bridge", bridge.uuid, {"external_ids": ids}))
@@ -95,7 +95,7 @@ def leave(unwanted: Control, switch: Switch, seen: Snapshot) -> Change:
     gone = [port.uuid for port in seen.ports if port.name in unused]
     if gone:
         change.ops.append(mutate_ports(bridge, "delete", to_uuids(gone)))
-    return guarded(bridge, change)
+    return guarded(seen, change)
 
 
 def _ports_of_slice(name: str, seen: Snapshot) -> set[str]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ccfd.model.network import Controller
-from ccfd.network.changes import Change
+from ccfd.network.changes import Change, insert, reference
 from ccfd.network.rows import ControllerRow, to_uuids
 
 PROTOCOLS = frozenset({"OpenFlow10", "OpenFlow13"})
@@ -40,9 +40,12 @@ def dialled(wanted: Controller | None) -> ControllerRow | None:
 
 
 def attach(
-    wanted: ControllerRow | None, present: tuple[ControllerRow, ...], change: Change
+    bridge: str,
+    wanted: ControllerRow | None,
+    present: tuple[ControllerRow, ...],
+    change: Change,
 ) -> dict[str, Any]:
-    """Have the bridge the controller *wanted* and no other; return what its row must be set to.
+    """Have *bridge* the controller *wanted* and no other; return what its row must be set to.
 
     A row that nothing refers to any more goes by itself; a new one is dialled at once.
     """
@@ -57,12 +60,6 @@ def attach(
         "local_ip": wanted.local_ip,
         "local_netmask": wanted.local_netmask,
     }
-    change.ops.append(
-        {
-            "op": "insert",
-            "table": "Controller",
-            "uuid-name": "controller",
-            "row": {name: value for name, value in columns.items() if value is not None},
-        }
-    )
-    return {"controller": ["named-uuid", "controller"]}
+    row = {name: value for name, value in columns.items() if value is not None}
+    change.ops.append(insert("Controller", bridge, row))
+    return {"controller": reference("Controller", bridge)}

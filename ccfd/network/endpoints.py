@@ -26,7 +26,7 @@ class Tcp:
 Endpoint = Unix | Tcp
 
 
-def parse(text: str) -> Endpoint:
+def parse(text: str, what: str = "OVSDB address") -> Endpoint:
     """Read an endpoint; an IPv6 address stands in brackets. Raise `Refused` (`invalid_message`)."""
     scheme, _, rest = text.partition(":")
     if scheme == "unix" and rest:
@@ -36,7 +36,7 @@ def parse(text: str) -> Endpoint:
         return Tcp(host.removeprefix("[").removesuffix("]"), int(port), scheme == "ssl")
     raise Refused(
         "invalid_message",
-        f"{text!r} is no OVSDB address: write unix:PATH, tcp:HOST:PORT or ssl:HOST:PORT",
+        f"{text!r} is no {what}: write unix:PATH, tcp:HOST:PORT or ssl:HOST:PORT",
     )
 
 

@@ -16,14 +16,19 @@ from ccfd.errors import Refused
 from ccfd.model import names
 from ccfd.model.network import Bridge, Port, Ports
 from ccfd.network.changes import (
+    GUARD,
     HOST,
     IFINDEX,
+    IP,
     SLICE,
     VM,
+    VNI,
     Change,
     Snapshot,
     Switch,
+    insert,
     mutate_ports,
+    reference,
     update,
     written,
 )
@@ -33,6 +38,11 @@ PARKED = 0x8000
 """The bit that tells a parked port's number; OpenFlow 1.0 numbers end at 0xfeff."""
 LAST_NUMBER = 0x7EFF
 
+TAP = "tap"
+"""What taps are tagged with, by the key `GUARD`."""
+IFACE_ID = "iface-id"
+MAC = "attached-mac"
+
 
 @dataclass(frozen=True, slots=True)
 class Local:
@@ -40,6 +50,32 @@ class Local:
 
     name: str
     mtu: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tap:
+    """A VM's tap, on the guard, which knows it by `number`; `ip` is None where it may have any."""
+
+    name: str
+    vm: str
+    mac: str | None
+    ip: str | None
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patch:
+    """One end of the pair that joins a VM's tap with its slice's bridge; `peer` is the other.
+
+    That on the guard has a `number` of its own.
+    """
+
+    name: str
+    peer: str
+    number: int | None = None
+
+
+Row = Port | Local | Tap | Patch
 
 
 def ports_of(host: str, switch: Switch, seen: Snapshot) -> list[PortRow]:
@@ -61,7 +97,7 @@ def join_ports(
     wanted: Bridge | Ports,
     switch: Switch,
     seen: Snapshot,
-    ports: tuple[Port | Local, ...],
+    ports: tuple[Row, ...],
     change: Change,
 ) -> None:
     """Insert those of *ports* that are missing on the bridge, correct those that differ."""
@@ -83,7 +119,7 @@ def insert_ports(
     wanted: Bridge | Ports,
     switch: Switch,
     seen: Snapshot,
-    ports: tuple[Port | Local, ...],
+    ports: tuple[Row, ...],
     change: Change,
 ) -> list[list[str]]:
     """Insert rows for *ports*; return how they are referred to.
@@ -99,26 +135,17 @@ def insert_ports(
         )
     numbers = _Numbers(seen)
     references = []
-    for index, port in enumerate(ports):
+    for port in ports:
         columns = written(_interface_columns(wanted, switch, port, None))
-        if isinstance(port, Port):
-            columns["ofport_request"] = numbers.next()
+        if not isinstance(port, Local):
+            columns["ofport_request"] = numbers.of(port)
             change.opened.add(port.name)
+        inside = reference("Interface", port.name)
         change.ops += [
-            {
-                "op": "insert",
-                "table": "Interface",
-                "uuid-name": f"interface{index}",
-                "row": {"name": port.name, **columns},
-            },
-            {
-                "op": "insert",
-                "table": "Port",
-                "uuid-name": f"port{index}",
-                "row": {"name": port.name, "interfaces": ["named-uuid", f"interface{index}"]},
-            },
+            insert("Interface", port.name, {"name": port.name, **columns}),
+            insert("Port", port.name, {"name": port.name, "interfaces": inside}),
         ]
-        references.append(["named-uuid", f"port{index}"])
+        references.append(reference("Port", port.name))
     return references
 
 
@@ -131,7 +158,12 @@ class _Numbers:
             for row in seen.interfaces
             for number in (row.ofport_request, row.ofport)
             if number is not None and number > 0
-        }
+        } | seen.numbers
+
+    def of(self, port: Port | Tap | Patch) -> int:
+        """Return the number that the port has of its own, or the next one."""
+        own = None if isinstance(port, Port) else port.number
+        return self.next() if own is None else own
 
     def next(self) -> int:
         number = next((n for n in range(1, LAST_NUMBER + 1) if n not in self._used), None)
@@ -142,18 +174,23 @@ class _Numbers:
 
 
 def _interface_columns(
-    wanted: Bridge | Ports, switch: Switch, port: Port | Local, present: InterfaceRow | None
+    wanted: Bridge | Ports, switch: Switch, port: Row, present: InterfaceRow | None
 ) -> dict[str, Any]:
     if isinstance(port, Local):
         return {"type": "internal"} | ({} if port.mtu is None else {"mtu_request": port.mtu})
     ids = dict(present.external_ids) if present else {}
-    for key in (VM, "iface-id", "attached-mac"):
+    for key in (GUARD, VM, IP, IFACE_ID, MAC):
         ids.pop(key, None)
     ids |= {HOST: wanted.host} | ({SLICE: wanted.slice} if wanted.slice else {})
-    if port.vm is not None:
-        ids |= {VM: port.vm, "iface-id": port.vm}
-    if port.mac is not None:
-        ids["attached-mac"] = port.mac
+    if isinstance(port, Tap) or (isinstance(port, Patch) and port.number is not None):
+        ids[VNI] = str(wanted.vni)
+    if isinstance(port, Patch):
+        return {"type": "patch", "options": {"peer": port.peer}, "external_ids": ids}
+    if isinstance(port, Tap):
+        ids |= {GUARD: TAP, VM: port.vm, IFACE_ID: port.vm}
+        ids |= {} if port.mac is None else {MAC: port.mac}
+        ids |= {} if port.ip is None else {IP: port.ip}
+        return {"type": "system", "options": {}, "external_ids": ids}
     options: dict[str, str] = {}
     if port.kind == "vxlan":
         if port.remote_ip is None:
@@ -170,15 +207,15 @@ def _correct_port(
     wanted: Bridge | Ports,
     switch: Switch,
     seen: Snapshot,
-    port: Port | Local,
+    port: Row,
     present: InterfaceRow,
     *,
     change: Change,
 ) -> None:
     columns = _interface_columns(wanted, switch, port, present)
-    if isinstance(port, Port):
-        number = _own_number(present, seen)
-        if port.kind == "system":
+    if not isinstance(port, Local):
+        number = _own_number(port, present, seen)
+        if columns["type"] == "system":
             columns["external_ids"], reopen = _follow_link(
                 columns["external_ids"], present, fresh=port.name in seen.fresh
             )
@@ -191,7 +228,9 @@ def _correct_port(
         change.ops.append(update("Interface", present.uuid, wrong))
 
 
-def _own_number(present: InterfaceRow, seen: Snapshot) -> int:
+def _own_number(port: Port | Tap | Patch, present: InterfaceRow, seen: Snapshot) -> int:
+    if not isinstance(port, Port) and port.number is not None:
+        return port.number
     if present.ofport_request is not None:
         return present.ofport_request & ~PARKED
     if present.ofport is not None and 0 < present.ofport <= LAST_NUMBER:

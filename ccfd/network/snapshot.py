@@ -2,10 +2,15 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ccfd.network import control
-from ccfd.network.changes import ABOUT, HOST, SLICE, VM, VNI, Snapshot
+from ccfd.model import names
+from ccfd.model.network import Bridge, Port, Ports
+from ccfd.network import control, guard
+from ccfd.network.changes import ABOUT, GUARD, HOST, IP, SLICE, VM, VNI, Snapshot
+from ccfd.network.guard import SeenGuard
 from ccfd.network.ovsdb import DATABASE, Operation, Ovsdb, Result
+from ccfd.network.ports import MAC, PARKED
 from ccfd.network.rows import (
     BRIDGE_COLUMNS,
     CONTROLLER_COLUMNS,
@@ -13,13 +18,17 @@ from ccfd.network.rows import (
     PORT_COLUMNS,
     BridgeRow,
     ControllerRow,
+    InterfaceRow,
     PortRow,
     bridge_row,
     controller_row,
     interface_row,
     port_row,
     to_map,
+    to_uuids,
 )
+
+_NO_PORTS = [column for column in BRIDGE_COLUMNS if column != "ports"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +51,8 @@ class SeenBridge:
 class SeenPort:
     """An interface with a tag of ours, whichever bridge it is on (None: on none of `bridges`).
 
-    `host` is whose it is, where several hosts share the switch.
+    `host` is whose it is, where several hosts share the switch. Of one on the guard `vni` is its
+    network's; `mac` and `ip` are what its VM is known by there.
     """
 
     name: str
@@ -53,6 +63,9 @@ class SeenPort:
     bridge: str | None
     ofport: int | None
     error: str | None
+    vni: int | None = None
+    mac: str | None = None
+    ip: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +121,153 @@ async def read_bridge(db: Ovsdb, name: str, wanted: Iterable[str]) -> Snapshot:
     )
 
 
+async def read_named(db: Ovsdb, target: Bridge | Ports) -> Snapshot:
+    """Read the slice's bridge and those of its ports that stand for the VMs of *target*.
+
+    What else is on the bridge costs nothing: only the numbers of the slice's ports are read.
+    """
+    name = names.bridge(target.vni)
+    wanted = [names.patch(port.vm) for port in target.ports if port.vm is not None]
+    config, bridges, numbers, *found = await db.transact(
+        [
+            _select(DATABASE, [], ["next_cfg"]),
+            _select("Bridge", [["name", "==", name]], _NO_PORTS),
+            _select("Interface", [_is_of(target.slice)], ["ofport_request", "ofport"]),
+            *_by_name(wanted),
+        ]
+    )
+    next_cfg = int(config["rows"][0]["next_cfg"])
+    bridge = _bare(bridges["rows"][0]) if bridges["rows"] else None
+    ports, interfaces, taken = await _sorted_out(db, bridge, found)
+    return Snapshot(
+        bridge=bridge,
+        ports=ports,
+        interfaces=interfaces,
+        taken=taken,
+        next_cfg=next_cfg,
+        whole=False,
+        numbers=frozenset(
+            number & ~PARKED
+            for row in numbers["rows"]
+            for number in row.values()
+            if isinstance(number, int) and number > 0
+        ),
+    )
+
+
+async def read_guard(db: Ovsdb, target: Bridge | Ports, *, whole: bool) -> SeenGuard:
+    """Read the guard with what the VMs of *target* have there; *whole*: and others of its network.
+
+    Of the others only the names and numbers of their taps are read.
+    """
+    vms = [port.vm for port in target.ports if port.vm is not None]
+    mine = to_map({SLICE: target.slice, VNI: str(target.vni), HOST: target.host})
+    own_taps: list[object] = [guard.IS_TAP, ["external_ids", "includes", mine]]
+    of_slice = [_select("Interface", own_taps, INTERFACE_COLUMNS)]
+    bridges, taps, *found = await db.transact(
+        [
+            _select("Bridge", [["name", "==", names.GUARD]], _NO_PORTS),
+            _select("Interface", [guard.IS_TAP], ["name", "ofport_request"]),
+            *_by_name([name for port in target.ports for name in _on_guard(port)]),
+            *(of_slice if whole else ()),
+        ]
+    )
+    if whole:
+        others = [interface_row(row) for row in found.pop()["rows"]]
+        more = [
+            name
+            for row in others
+            if row.external_ids.get(VM) not in vms
+            for name in (row.name, names.guard_patch(row.external_ids.get(VM, "")))
+        ]
+        found += await db.transact(_by_name(more)) if more else []
+    bridge = _bare(bridges["rows"][0]) if bridges["rows"] else None
+    ports, interfaces, taken = await _sorted_out(db, bridge, found)
+    controllers = await _by_id(
+        db, "Controller", bridge.controllers if bridge else (), CONTROLLER_COLUMNS
+    )
+    return SeenGuard(
+        rows=Snapshot(
+            bridge=bridge,
+            ports=ports,
+            interfaces=interfaces,
+            controllers=tuple(controller_row(row) for row in controllers),
+            taken=taken,
+            whole=False,
+        ),
+        taps={
+            row["name"]: row["ofport_request"] & ~PARKED
+            for row in taps["rows"]
+            if isinstance(row["ofport_request"], int)
+        },
+    )
+
+
+async def has_guard(db: Ovsdb) -> bool:
+    """Tell whether the switch has a guard."""
+    ours = ["external_ids", "includes", to_map({GUARD: "yes"})]
+    where = [["name", "==", names.GUARD], ours]
+    (found,) = await db.transact([_select("Bridge", where, ["name"])])
+    return bool(found["rows"])
+
+
+async def read_taps(db: Ovsdb) -> list[InterfaceRow]:
+    """Read the taps of all VMs on the guard."""
+    (taps,) = await db.transact([_select("Interface", [guard.IS_TAP], INTERFACE_COLUMNS)])
+    return [interface_row(row) for row in taps["rows"]]
+
+
+def _on_guard(port: Port) -> tuple[str, ...]:
+    return () if port.vm is None else (port.name, names.guard_patch(port.vm))
+
+
+async def _sorted_out(
+    db: Ovsdb, bridge: BridgeRow | None, found: Sequence[Result]
+) -> tuple[tuple[PortRow, ...], tuple[InterfaceRow, ...], frozenset[str]]:
+    """Say which of the rows *found* (of `_by_name`) are the bridge's, and the others' names."""
+    interfaces = [interface_row(row) for result in found[::2] for row in result["rows"]]
+    ports = [port_row(row) for result in found[1::2] for row in result["rows"]]
+    inside = await _inside(db, bridge, [port.uuid for port in ports])
+    own = tuple(port for port in ports if port.uuid in inside)
+    ids = {uuid for port in own for uuid in port.interfaces}
+    mine = tuple(row for row in interfaces if row.uuid in ids)
+    strangers = {port.name for port in ports if port.uuid not in inside}
+    strangers |= {row.name for row in interfaces if row.uuid not in ids}
+    return own, mine, frozenset(strangers)
+
+
+async def _inside(db: Ovsdb, bridge: BridgeRow | None, ports: Sequence[str]) -> frozenset[str]:
+    """Return those of *ports* that are on the bridge: as a rule all of them are."""
+    if bridge is None or not ports:
+        return frozenset()
+    own = ["_uuid", "==", ["uuid", bridge.uuid]]
+
+    def holds(some: Iterable[str]) -> Operation:
+        return _select("Bridge", [own, ["ports", "includes", to_uuids(some)]], ["name"])
+
+    (together,) = await db.transact([holds(ports)])
+    if together["rows"] or len(ports) == 1:
+        return frozenset(ports if together["rows"] else ())
+    alone = await db.transact([holds([port]) for port in ports])
+    return frozenset(port for port, one in zip(ports, alone, strict=True) if one["rows"])
+
+
+def _by_name(wanted: Iterable[str]) -> list[Operation]:
+    return [
+        _select(table, [["name", "==", name]], columns)
+        for name in wanted
+        for table, columns in (("Interface", INTERFACE_COLUMNS), ("Port", PORT_COLUMNS))
+    ]
+
+
+def _is_of(slice_name: str) -> list[Any]:
+    return ["external_ids", "includes", to_map({SLICE: slice_name})]
+
+
+def _bare(row: Result) -> BridgeRow:
+    return bridge_row({**row, "ports": ["set", []]})
+
+
 async def read_ports(db: Ovsdb, bridge: str) -> frozenset[str] | None:
     """Name the ports of the bridge called *bridge*; None where there is no such bridge."""
     bridges, ports = await db.transact(
@@ -129,7 +289,7 @@ async def read_tagged(db: Ovsdb, slice_name: str, wanted: Sequence[str]) -> list
             _select(table, [["name", "==", one], *also], ["_uuid", "name"])
             for one in wanted
             for table, also in (
-                ("Interface", [["external_ids", "includes", to_map({SLICE: slice_name})]]),
+                ("Interface", [_is_of(slice_name)]),
                 ("Port", []),
             )
         ]
@@ -186,6 +346,9 @@ async def read_inventory(db: Ovsdb) -> Inventory:
                 bridge=bridge_of.get(row.uuid),
                 ofport=row.ofport,
                 error=row.error,
+                vni=_number(row.external_ids.get(VNI)),
+                mac=row.external_ids.get(MAC),
+                ip=row.external_ids.get(IP),
             )
             for row in sorted(
                 map(interface_row, interfaces_result["rows"]), key=lambda row: row.name

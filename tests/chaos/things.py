@@ -17,7 +17,7 @@ Things = dict[str, set[str]]
 KINDS = (
     *("domains", "bridges", "ports", "namespaces", "leases", "servers", "volumes"),
     # Which bridges dial whom, and which slices are on the control network.
-    *("targets", "uses"),
+    *("targets", "uses", "flows"),
 )
 
 
@@ -43,9 +43,9 @@ def expected(slices: Iterable[dict[str, Any]], tunnel_ips: Mapping[str, str]) ->
         if one["dhcp"]:
             found["servers"].add(f"{node}: {vni}")
         _network(vni, tenants, tunnel_ips, found)
+        _plugged(held, found)
         for vm in held:
             found["domains"].add(f"{vm['host']}: {names.domain(vm['vm'])}")
-            found["ports"].add(f"{vm['host']}: {names.tap(vm['vm'])}")
             for volume in (names.disk_volume(vm["vm"]), names.seed_volume(vm["vm"])):
                 found["volumes"].add(f"{vm['host']}: {volume}")
             if one["dhcp"] and vm["kind"] == "slice":
@@ -72,14 +72,31 @@ def _network(vni: int, hosts: Iterable[str], tunnel_ips: Mapping[str, str], foun
         found["ports"].add(f"{node}: {names.tunnel(vni, tunnel_ips[host])}")
 
 
+def _plugged(vms: Iterable[dict[str, Any]], found: Things) -> None:
+    """Add what VMs have on guards."""
+    for vm in vms:
+        for port in (names.tap, names.patch, names.guard_patch):
+            found["ports"].add(f"{vm['host']}: {port(vm['vm'])}")
+        found["bridges"].add(f"{vm['host']}: {names.GUARD}")
+        found["flows"].add(f"{vm['host']}: {cookie(vm['vm'])}")
+
+
 def of_twins(world: World) -> Things:
     """List what the twins' hosts hold; a part of a thing counts as the thing."""
     return {
         "domains": {
             f"{host}: {names.domain(vm)}" for host, vm in {**world.domains, **world.definitions}
         },
-        "bridges": {f"{host}: {names.bridge(vni)}" for host, vni in world.bridges},
+        "bridges": {f"{host}: {names.bridge(vni)}" for host, vni in world.bridges}
+        | {f"{host}: {names.GUARD}" for host in world.guards},
+        "flows": {f"{host}: {cookie(vm)}" for host, vm in world.flows},
         "ports": {f"{at[0]}: {name}" for at, ports in world.bridges.items() for name in ports}
+        | {
+            f"{host}: {name}"
+            for host, taps in world.guards.items()
+            for tap, port in taps.items()
+            for name in (tap, names.guard_patch(port.vm or ""))
+        }
         | {
             f"{names.NODE}: {names.outside_port(vni)}"
             for vni in {*world.gateways, *world.firewalls}
@@ -110,8 +127,15 @@ def is_whole(world: World) -> bool:
         and world.dhcp == world.dhcp_files
         and world.gateways.keys() == world.firewalls
         and world.controls.keys() == {host for host, vni in world.bridges if vni == 0}
+        and world.flows
+        == {(host, port.vm) for host, taps in world.guards.items() for port in taps.values()}
         and world.disks.keys() == world.seeds.keys()
     )
+
+
+def cookie(vm: str) -> str:
+    """Return what the flows of a VM are known by."""
+    return f"0x{vm.replace('-', '')[:16].lstrip('0')}"
 
 
 def of_lab(lab: Lab) -> Things:
@@ -120,6 +144,7 @@ def of_lab(lab: Lab) -> Things:
     for kind in ("bridges", "ports", "volumes", "domains"):
         found[kind] = set(present.get(kind, ()))
     found["targets"] = set(_targets(lab))
+    found["flows"] = set(_flows(lab))
     # `ip netns list` says more than the name.
     found["namespaces"] = {" ".join(line.split()[:2]) for line in present.get("namespaces", ())}
     for pid in lab.pids(names.NODE, "dnsmasq"):
@@ -135,9 +160,20 @@ def _targets(lab: Lab) -> Iterator[str]:
     """List which of ccf's bridges dial which controllers."""
     for place in (*lab.layout.compute, names.NODE):
         for bridge in lab.run(place, ["ovs-vsctl", "list-br"]).stdout.split():
-            if bridge.startswith(names.PREFIX):
+            # The guard's row is where it listens for ccfd.
+            if bridge.startswith(names.PREFIX) and bridge != names.GUARD:
                 dialled = lab.run(place, ["ovs-vsctl", "get-controller", bridge]).stdout
                 yield from (f"{place}: {bridge} {target}" for target in dialled.split())
+
+
+def _flows(lab: Lab) -> Iterator[str]:
+    """List whose flows the guards have, by their cookies."""
+    dump = ["ovs-ofctl", "-O", "OpenFlow13", "--no-stats", "dump-flows", names.GUARD]
+    for place in (*lab.layout.compute, names.NODE):
+        if names.GUARD in lab.run(place, ["ovs-vsctl", "list-br"]).stdout.split():
+            for line in lab.run(place, dump).stdout.splitlines():
+                if "cookie=" in line:
+                    yield f"{place}: {line.strip().removeprefix('cookie=').partition(',')[0]}"
 
 
 def running(lab: Lab) -> set[str]:

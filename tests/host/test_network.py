@@ -7,20 +7,36 @@ import contextlib
 import ctypes
 import os
 import signal
+import socket
+import struct
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from ccfd.errors import Refused, Transient
 from ccfd.model import names
-from ccfd.model.network import Bridge, Control, Dhcp, DhcpChange, Lease, Namespace, Port, Ports
-from ccfd.network import DhcpServers, Fabric, Namespaces
+from ccfd.model.network import (
+    Bridge,
+    Control,
+    Controller,
+    Dhcp,
+    DhcpChange,
+    Lease,
+    Namespace,
+    Port,
+    Ports,
+)
+from ccfd.network import DhcpServers, Fabric, Namespaces, guard_flows
 from ccfd.network.dhcp_files import mark
+from ccfd.network.guard_watch import GuardWatch
+from ccfd.network.monitor import Monitor
 from ccfd.settings import Settings
 from tests.lab.pki import Authority
 
@@ -51,8 +67,12 @@ def system_call(answer: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
+def vm(number: int) -> str:
+    return str(UUID(int=number << (128 - 4 * 11)))
+
+
 def tap(number: int) -> str:
-    return f"ccf-{number:011x}"
+    return names.tap(vm(number))
 
 
 class Switch:
@@ -108,7 +128,21 @@ class Switch:
         return sh("ovs-vsctl", "--timeout=10", f"--db=unix:{self.socket}", *words).strip()
 
     def ports(self) -> set[str]:
-        return set(self.vsctl("list-ports", names.bridge(VNI)).split())
+        """Name the bridge's ports: a VM's tap for the patch that stands for it."""
+        listed = set(self.vsctl("list-ports", names.bridge(VNI)).split())
+        taps = {"ccf-" + name.removeprefix("p-") for name in listed if name.startswith("p-")}
+        assert taps <= (self.taps() if taps else taps)
+        return {name for name in listed if not name.startswith("p-")} | taps
+
+    def taps(self) -> set[str]:
+        listed = self.vsctl("list-ports", names.GUARD).split()
+        return {name for name in listed if not name.startswith("g-")}
+
+    def ofctl(self, *words: str, bridge: str = names.GUARD) -> str:
+        command, *more = words
+        where = f"unix:{self.folder}/{bridge}.mgmt"
+        options = ("-O", "OpenFlow13", "--no-stats", "--no-names")
+        return sh("ovs-ofctl", *options, command, where, *more)
 
     def interface(self, name: str, column: str) -> str:
         return self.vsctl("get", "interface", name, column).strip('"')
@@ -116,7 +150,12 @@ class Switch:
     def _spawn(self, *argv: str) -> subprocess.Popen[bytes]:
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
-                [*argv, "-vconsole:warn"], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [*argv, "-vconsole:warn"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                # Its bridges' sockets are where its database's is, as on a real host.
+                env={**os.environ, "OVS_RUNDIR": str(self.folder)},
             )
 
 
@@ -125,6 +164,26 @@ def wait_for(ready: Any, timeout: float = 10) -> None:
     while not ready():
         assert time.monotonic() < deadline, "it does not come"
         time.sleep(0.01)
+
+
+async def wait_until(ready: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not await asyncio.to_thread(ready):
+            await asyncio.sleep(0.02)
+
+
+@contextlib.asynccontextmanager
+async def watched(fabric: Fabric, settings: Settings) -> AsyncIterator[list[str]]:
+    """Have flows that are lost set again meanwhile, as ccfd does; tells what was put right."""
+    put_right: list[str] = []
+    watch = GuardWatch(settings, fabric.guards, lambda: True, put_right.append)
+    monitor = Monitor(settings)
+    monitor.listen(watch.hear)
+    async with asyncio.TaskGroup() as group:
+        running = [group.create_task(part.run()) for part in (watch, monitor)]
+        yield put_right
+        for part in running:
+            part.cancel()
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +216,8 @@ def switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switch]:
         sh("ip", "link", "set", "lo", "up")
         sh("ip", "address", "add", "172.20.0.1/24", "dev", "lo")
         switch.begin()
+        keys = (str(folder / name) for name in ("key.pem", "cert.pem", "ca.pem"))
+        switch.vsctl("set-ssl", *keys)
         yield switch
     finally:
         switch.end()
@@ -204,9 +265,8 @@ def tunnel(remote: str) -> Port:
 
 
 def link(number: int) -> Port:
-    return Port(
-        name=tap(number), kind="system", vm=f"vm-{number}", mac=f"02:e9:0a:00:00:{number:02x}"
-    )
+    mac, ip = f"02:e9:0a:00:00:{number:02x}", f"10.0.0.{number}"
+    return Port(name=tap(number), kind="system", vm=vm(number), mac=mac, ip=ip)
 
 
 class Guest:
@@ -266,7 +326,7 @@ async def test_making_a_bridge_twice_gives_one_bridge_with_the_owners_tags(
     await fabric.make(wanted)
     assert switch.vsctl("get", "open_vswitch", ".", "next_cfg") == before
     assert "demo" in switch.vsctl("br-get-external-id", "ccf-1001", "ccf-slice")
-    assert switch.interface(tap(10), "external_ids:ccf-vm") == "vm-10"
+    assert switch.interface(tap(10), "external_ids:ccf-vm") == vm(10)
     assert switch.interface(names.tunnel(VNI, "172.20.0.2"), "options:key") == "1001"
 
 
@@ -342,7 +402,8 @@ async def test_a_slow_switch_keeps_nothing_of_a_slice_that_leaves(
 async def test_a_controllers_tap_is_plugged_into_the_control_network(
     fabric: Fabric, switch: Switch, guests: tuple[Guest, Guest]
 ) -> None:
-    tap_port = Ports(host=names.NODE, slice="s2", vni=names.CONTROL_VNI, ports=(link(10),))
+    tap_link = replace(link(10), ip="172.16.0.101")
+    tap_port = Ports(host=names.NODE, slice="s2", vni=names.CONTROL_VNI, ports=(tap_link,))
     with pytest.raises(Refused, match="make it first"):
         await fabric.plug(tap_port)
     await fabric.join(control(2))
@@ -420,7 +481,9 @@ async def test_the_inventory_names_owners_of_bridges_and_ports(fabric: Fabric) -
         ("ccf-1001", "demo", VNI)
     ]
     assert {(port.name, port.vm, port.bridge) for port in inventory.ports} == {
-        (tap(10), "vm-10", "ccf-1001"),
+        (tap(10), vm(10), names.GUARD),
+        (names.guard_patch(vm(10)), None, names.GUARD),
+        (names.patch(vm(10)), None, "ccf-1001"),
         (names.tunnel(VNI, "172.20.0.2"), None, "ccf-1001"),
     }
 
@@ -460,7 +523,12 @@ async def test_the_database_is_reached_over_the_network(
     )
     fabric = Fabric(remote)
     await fabric.make(bridge(link(10)))
+    assert f"dl_src={link(10).mac}" in switch.ofctl("dump-flows")
+    async with watched(fabric, remote):
+        switch.ofctl("del-flows")
+        await wait_until(lambda: f"dl_src={link(10).mac}" in switch.ofctl("dump-flows"))
     await fabric.remove(bridge())
+    assert switch.vsctl("list-br") == ""
     await fabric.close()
 
 
@@ -538,22 +606,23 @@ async def test_a_link_that_is_down_after_its_start_is_told(
     assert not await fabric.carries(ports(link(10), link(11)))
 
 
-async def test_ports_come_back_when_the_switch_daemon_restarts(
-    fabric: Fabric, switch: Switch, guests: tuple[Guest, Guest]
+async def test_ports_and_flows_come_back_when_the_switch_daemon_restarts(
+    fabric: Fabric, settings: Settings, switch: Switch, guests: tuple[Guest, Guest]
 ) -> None:
     one, two = guests
     await fabric.make(bridge(link(10), link(11)))
     one.start()
     two.start()
     assert one.reaches(two.address, within=2)
-    switch.kill()
-    switch.start()
-    assert one.reaches(two.address, within=5)
-    switch.kill()
-    one.stop()
-    one.start()
-    switch.start()
-    assert one.reaches(two.address, within=5)
+    async with watched(fabric, settings):
+        switch.kill()
+        switch.start()
+        assert await asyncio.to_thread(one.reaches, two.address, within=10)
+        switch.kill()
+        one.stop()
+        one.start()
+        switch.start()
+        assert await asyncio.to_thread(one.reaches, two.address, within=10)
 
 
 @pytest.mark.parametrize("moment", ["before", "during"])
@@ -575,6 +644,173 @@ async def test_a_bridge_removed_while_its_switch_daemon_is_dead_leaves_no_link(
             switch.start()
     assert switch.vsctl("list-br") == ""
     assert not link_of_bridge.exists()
+
+
+# --- what VMs may send
+
+
+def frame(mac: str, kind: int, payload: bytes, to: str = "ff:ff:ff:ff:ff:ff") -> bytes:
+    """Build a frame; its payload is padded, so that a word at its end tells it from others."""
+    addresses = bytes.fromhex((to + mac).replace(":", ""))
+    return addresses + kind.to_bytes(2) + payload
+
+
+def ipv4(source: str, payload: bytes, protocol: int = 17, to: str = "255.255.255.255") -> bytes:
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0)
+    head += socket.inet_aton(source) + socket.inet_aton(to)
+    total = sum(int.from_bytes(head[at : at + 2]) for at in range(0, 20, 2))
+    total = (total & 0xFFFF) + (total >> 16)
+    return head[:10] + (~total & 0xFFFF).to_bytes(2) + head[12:] + payload
+
+
+def ipv6(payload: bytes, protocol: int) -> bytes:
+    ends = socket.inet_pton(socket.AF_INET6, "fe80::9") + bytes.fromhex("ff02" + "00" * 13 + "01")
+    return struct.pack("!IHBB", 6 << 28, len(payload), protocol, 255) + ends + payload
+
+
+def udp(source: int, target: int, word: bytes) -> bytes:
+    return struct.pack("!HHHH", source, target, 8 + len(word), 0) + word
+
+
+def arp(mac: str, address: str, word: bytes) -> bytes:
+    sender = bytes.fromhex(mac.replace(":", "")) + socket.inet_aton(address)
+    return struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + sender + bytes(6) + bytes(4) + word
+
+
+def frames(guest: Guest, other: Guest) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """Return what a VM may send and what not: by a word that each carries, its last the end."""
+    own, mine, foreign = guest.mac, guest.address, other.mac
+    allowed = {
+        "own-ip": lambda word: frame(own, 0x0800, ipv4(mine, udp(5000, 5000, word))),
+        "dhcp-ask": lambda word: frame(own, 0x0800, ipv4("0.0.0.0", udp(68, 67, word))),
+        "own-arp": lambda word: frame(own, 0x0806, arp(own, mine, word)),
+        "arp-probe": lambda word: frame(own, 0x0806, arp(own, "0.0.0.0", word)),
+        "own-type": lambda word: frame(own, 0x88B5, word),
+        "ipv6": lambda word: frame(own, 0x86DD, ipv6(udp(5000, 5000, word), 17)),
+        "the-end": lambda word: frame(own, 0x88B5, word),
+    }
+    tagged = (7).to_bytes(2) + (0x0800).to_bytes(2)
+    refused = {
+        "foreign-mac": lambda word: frame(foreign, 0x0800, ipv4(mine, udp(5000, 5000, word))),
+        "foreign-ip": lambda word: frame(own, 0x0800, ipv4(other.address, udp(5000, 5000, word))),
+        "foreign-type": lambda word: frame(foreign, 0x88B5, word),
+        "no-address": lambda word: frame(own, 0x0800, ipv4("0.0.0.0", udp(5000, 5000, word))),
+        "arp-spoof": lambda word: frame(own, 0x0806, arp(own, "10.0.0.1", word)),
+        "arp-other": lambda word: frame(own, 0x0806, arp(foreign, mine, word)),
+        "dhcp-serve": lambda word: frame(own, 0x0800, ipv4(mine, udp(67, 68, word))),
+        "dhcpv6": lambda word: frame(own, 0x86DD, ipv6(udp(547, 546, word), 17)),
+        "router": lambda word: frame(own, 0x86DD, ipv6(b"\x86" + bytes(15) + word, 58)),
+        "redirect": lambda word: frame(own, 0x86DD, ipv6(b"\x89" + bytes(15) + word, 58)),
+        "in-vlan": lambda word: frame(
+            own, 0x8100, tagged + ipv4(other.address, udp(5000, 5000, word))
+        ),
+    }
+
+    def built(makers: dict[str, Callable[[bytes], bytes]]) -> dict[str, bytes]:
+        return {name: make(name.encode().ljust(40, b".")) for name, make in makers.items()}
+
+    return built(allowed), built(refused)
+
+
+def packets_of(guest: Guest) -> socket.socket:
+    """Open the guest's end of its link, for whole frames."""
+
+    def enter() -> socket.socket:
+        fd = os.open(f"/run/netns/{guest.space}", os.O_RDONLY)
+        system_call(LIBC.setns(fd, CLONE_NEWNET))
+        os.close(fd)
+        opened = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        opened.bind(("eth0", 0))
+        opened.settimeout(5)
+        return opened
+
+    with ThreadPoolExecutor(1) as thread:  # it may stay in there
+        return thread.submit(enter).result()
+
+
+def arrive(sender: Guest, receiver: Guest) -> set[str]:
+    """Send all frames that there are; tell which of them come."""
+    allowed, refused = frames(sender, receiver)
+    known = {**refused, **allowed}
+    with packets_of(sender) as out, packets_of(receiver) as into:
+        for one in known.values():
+            out.send(one)
+        came: set[str] = set()
+        with contextlib.suppress(TimeoutError):
+            while True:
+                got = into.recv(2048)
+                came |= {name for name in known if name.encode() in got}
+                if "the-end" in came:  # a switch may send some a little later
+                    into.settimeout(0.3)
+    return came
+
+
+async def test_a_vm_sends_by_its_own_addresses_only_whatever_its_tenant_does(
+    fabric: Fabric, settings: Settings, switch: Switch, guests: tuple[Guest, Guest]
+) -> None:
+    one, two = guests
+    one.start()
+    two.start()
+    wanted = set(frames(one, two)[0])
+    await fabric.make(bridge(link(10), link(11)))
+    assert one.reaches(two.address, within=5)
+    assert arrive(one, two) == wanted
+
+    # A tenant's controller has every table of the slice's bridge.
+    nobody = Controller(address="127.0.0.1", port=1)
+    await fabric.make(replace(bridge(link(10), link(11)), controller=nobody))
+    assert not one.reaches(two.address, within=0.3)
+    flood = ("add-flow", "priority=65535,actions=flood")
+    switch.ofctl(*flood, bridge="ccf-1001")
+    assert one.reaches(two.address, within=5)
+    assert arrive(one, two) == wanted
+
+    async with watched(fabric, settings) as put_right:
+        switch.kill()
+        switch.start()
+        await fabric.probe(names.NODE)
+        switch.ofctl(*flood, bridge="ccf-1001")
+        assert await asyncio.to_thread(one.reaches, two.address, 10)
+        assert await asyncio.to_thread(arrive, one, two) == wanted
+        assert put_right == ["flows", "flows"]
+
+
+async def test_nothing_of_a_vm_passes_before_its_flows_and_none_are_left_behind_it(
+    fabric: Fabric, switch: Switch, guests: tuple[Guest, Guest]
+) -> None:
+    one, two = guests
+    one.start()
+    two.start()
+    await fabric.make(bridge(link(10), link(11)))
+    assert one.reaches(two.address, within=5)
+    switch.ofctl("del-flows", f"cookie={guard_flows.cookie(vm(10))}/-1")
+    assert not one.reaches(two.address, within=0.3)
+    await fabric.plug(ports(link(10)))  # as every start does
+    assert one.reaches(two.address, within=5)
+
+    await fabric.unplug(ports(link(10)))
+    left = guard_flows.read(switch.ofctl("dump-flows"))
+    assert left.keys() == {guard_flows.cookie(vm(11))}
+    for _ in range(2):
+        await fabric.unplug(ports(link(11)))
+        assert switch.vsctl("list-br") == "ccf-1001"
+
+
+async def test_slices_come_to_the_guard_and_go_side_by_side(fabric: Fabric, switch: Switch) -> None:
+    def of(number: int) -> Bridge:
+        own = (link(number), link(number + 100))
+        return Bridge(host=names.NODE, slice=f"s{number}", vni=number, ports=own)
+
+    first, late = ([of(number) for number in numbers] for numbers in (range(2, 8), range(8, 14)))
+    await asyncio.gather(*map(fabric.make, first))
+    await asyncio.gather(*map(fabric.remove, first), *map(fabric.make, late))
+    taps = {port.name for one in late for port in one.ports}
+    assert switch.taps() == taps
+    vms = {guard_flows.cookie(port.vm or "") for one in late for port in one.ports}
+    assert guard_flows.read(switch.ofctl("dump-flows")).keys() == vms
+    await asyncio.gather(*map(fabric.remove, late))
+    assert switch.vsctl("list-br") == ""
+    assert names.GUARD not in sh("ip", "link")
 
 
 # --- the namespace

@@ -17,6 +17,9 @@ from tests.lab.shell import LabError, run
 _SCHEMA = "/usr/share/openvswitch/vswitch.ovsschema"
 _DATABASE = "/etc/openvswitch/conf.db"
 _SOCKET = "unix:/run/openvswitch/db.sock"
+# By which ovs-vswitchd listens for OpenFlow over TLS.
+_KEYS = [f"/etc/openvswitch/{name}.pem" for name in ("key", "cert", "cacert")]
+_SSL = ["--", "set-ssl", *_KEYS]
 
 
 def start(layout: Layout, place: str) -> None:
@@ -26,7 +29,7 @@ def start(layout: Layout, place: str) -> None:
         shutil.copy(layout.home(place) / "pki" / name, folder / name)
     run(["ovsdb-tool", "create", str(folder / "conf.db"), _SCHEMA])
     start_database(layout, place)
-    _inside(layout, place, ["ovs-vsctl", "--no-wait", "init", "--", *_names(place)])
+    _inside(layout, place, ["ovs-vsctl", "--no-wait", "init", "--", *_names(place), *_SSL])
     start_daemon(layout, place)
     _bridge(layout, place, "br-phy", "und0", f"other_config:hwaddr={_mac(layout, place)}")
     namespaces.ip_batch(

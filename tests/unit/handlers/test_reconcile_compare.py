@@ -17,6 +17,7 @@ from ccfd.handlers.reconcile_compare import (
 from ccfd.handlers.reconcile_things import Thing, WantedSlice, wanted_slice
 from ccfd.handlers.vm_states import Vm
 from ccfd.model import names
+from ccfd.model.network import Port
 from ccfd.model.slice import PlannedSlice, PlannedVm
 from ccfd.network.dhcp_files import mark
 from ccfd.network.node import SeenSlice
@@ -82,20 +83,30 @@ def inventory(host: str) -> Inventory:
     (bridge,) = (one for one in demo().bridges if one.host == host)
     return Inventory(
         bridges=(SeenBridge(name="ccf-1", slice="demo", vni=1, about=bridge.about),),
-        ports=tuple(
-            SeenPort(
-                name=port.name,
-                slice="demo",
-                host=host,
-                vm=port.vm,
-                kind=port.kind,
-                bridge="ccf-1",
-                ofport=1,
-                error=None,
-            )
-            for port in bridge.ports
-        ),
+        ports=tuple(seen for port in bridge.ports for seen in seen_ports(port, host)),
     )
+
+
+def seen_ports(port: Port, host: str) -> list[SeenPort]:
+    """Show what stands for a port: for a VM's its tap on the guard, and the pair of patches."""
+    seen = SeenPort(
+        name=port.name,
+        slice="demo",
+        host=host,
+        vm=port.vm,
+        kind=port.kind,
+        bridge="ccf-1",
+        ofport=1,
+        error=None,
+    )
+    if port.vm is None:
+        return [seen]
+    tap = replace(seen, bridge=names.GUARD, vni=1, mac=port.mac, ip=port.ip)
+    return [
+        replace(seen, name=names.patch(port.vm), vm=None),
+        replace(tap, name=names.guard_patch(port.vm), vm=None, mac=None, ip=None),
+        tap,
+    ]
 
 
 WHOLE = Present(
@@ -157,12 +168,27 @@ def test_a_dhcp_server_must_run_and_serve_what_its_slice_has(serves: str | None)
         inventory("h1").ports[1:],
         (*inventory("h1").ports, replace(inventory("h1").ports[0], name="ccf-stray")),
         (replace(inventory("h1").ports[0], bridge=None), *inventory("h1").ports[1:]),
+        inventory("h1").ports[:-1],
+        (*inventory("h1").ports[:-2], inventory("h1").ports[-1]),
+        (*inventory("h1").ports[:-1], replace(inventory("h1").ports[-1], ip="10.0.0.9")),
+        (*inventory("h1").ports[:-1], replace(inventory("h1").ports[-1], vni=0)),
+        (*inventory("h1").ports, replace(inventory("h1").ports[-1], name="ccf-stray")),
     ],
-    ids=["missing", "too many", "elsewhere"],
+    ids=[
+        *("missing", "too many", "elsewhere"),
+        *("no tap", "no patch", "another address", "another network", "too many guarded"),
+    ],
 )
 def test_a_bridge_differs_by_its_ports(ports: tuple[SeenPort, ...]) -> None:
     seen = switched("h1", replace(inventory("h1"), ports=ports))
     assert told(compare(wanted(), seen)) == [("put back", things.bridge(1, "h1"), "demo")]
+
+
+def test_what_is_left_on_the_guard_goes_with_its_bridge_though_that_is_gone() -> None:
+    left = replace(inventory("h1").ports[-1], slice="gone", vni=7)
+    seen = inventory("h1")
+    findings = compare(wanted(), switched("h1", replace(seen, ports=(*seen.ports, left))))
+    assert told(findings) == [("remove", things.bridge(7, "h1"), "gone")]
 
 
 def test_another_hosts_ports_on_a_shared_switch_are_no_difference() -> None:

@@ -14,10 +14,11 @@ from ccfd.network.rows import BridgeRow, ControllerRow, InterfaceRow, PortRow
 
 SWITCH = Switch(name="h1", datapath_type="netdev", tunnel_ip="192.0.2.1", sharers=frozenset({"h1"}))
 TUNNEL = Port(name="t0003e9c0000209", kind="vxlan", remote_ip="192.0.2.9")
-TAP = Port(name="ccf-0123456789a", kind="system", vm="vm-id", mac="02:e9:0a:00:00:02")
-WANTED = Bridge(host="h1", slice="demo", vni=1001, ports=(TUNNEL, TAP))
+LEG = Port(name="ccf-i-1001", kind="system")
+VM = "01234567-89ab-4def-8123-456789abcdef"
+TAP = Port(name="ccf-0123456789a", kind="system", vm=VM, mac="02:e9:0a:00:00:02", ip="10.0.0.2")
+WANTED = Bridge(host="h1", slice="demo", vni=1001, ports=(TUNNEL, LEG))
 TAGS = {"ccf-slice": "demo", "ccf-host": "h1"}
-TAP_TAGS = TAGS | {"ccf-vm": "vm-id", "iface-id": "vm-id", "attached-mac": "02:e9:0a:00:00:02"}
 CONFIG = {
     "datapath-id": bridges.datapath_id(1001, "h1"),
     "hwaddr": bridges.hardware_address(1001, "h1"),
@@ -42,20 +43,20 @@ TUNNEL_ROW = InterfaceRow(
     ofport=1,
     ofport_request=1,
 )
-TAP_ROW = InterfaceRow(
+LEG_ROW = InterfaceRow(
     uuid="i2",
-    name=TAP.name,
+    name=LEG.name,
     type="system",
-    external_ids=TAP_TAGS,
+    external_ids=TAGS,
     ofport=-1,
     ofport_request=2,
 )
 PORT_ROWS = tuple(
     PortRow(uuid=f"p{i}", name=row.name, interfaces=frozenset({row.uuid}))
-    for i, row in enumerate((LOCAL_ROW, TUNNEL_ROW, TAP_ROW))
+    for i, row in enumerate((LOCAL_ROW, TUNNEL_ROW, LEG_ROW))
 )
 SEEN = Snapshot(
-    bridge=ROW, ports=PORT_ROWS, interfaces=(LOCAL_ROW, TUNNEL_ROW, TAP_ROW), next_cfg=5
+    bridge=ROW, ports=PORT_ROWS, interfaces=(LOCAL_ROW, TUNNEL_ROW, LEG_ROW), next_cfg=5
 )
 GUARD = {
     "op": "wait",
@@ -74,12 +75,15 @@ GUARD = {
 }
 
 
+NEW = ("ccf_1001", TUNNEL.name, "ccf_i_1001")
+
+
 def ports(*ports: Port) -> Ports:
     return Ports(host="h1", slice="demo", vni=1001, ports=ports)
 
 
-def with_tap(**columns: Any) -> Snapshot:
-    return replace(SEEN, interfaces=(LOCAL_ROW, TUNNEL_ROW, replace(TAP_ROW, **columns)))
+def with_leg(**columns: Any) -> Snapshot:
+    return replace(SEEN, interfaces=(LOCAL_ROW, TUNNEL_ROW, replace(LEG_ROW, **columns)))
 
 
 def delete(*ids: str) -> dict[str, Any]:
@@ -131,10 +135,10 @@ def test_a_new_bridge_comes_with_all_its_ports_in_one_transaction() -> None:
         "ofport_request": 1,
     }
     assert change.ops[5]["row"] == {
-        "name": TAP.name,
+        "name": LEG.name,
         "type": "system",
         "options": ["map", []],
-        "external_ids": ["map", [[key, TAP_TAGS[key]] for key in sorted(TAP_TAGS)]],
+        "external_ids": ["map", [[key, TAGS[key]] for key in sorted(TAGS)]],
         "ofport_request": 2,
     }
     assert change.ops[-2]["row"] == {
@@ -144,16 +148,46 @@ def test_a_new_bridge_comes_with_all_its_ports_in_one_transaction() -> None:
         "protocols": ["set", []],
         "external_ids": ["map", [["ccf-slice", "demo"], ["ccf-vni", "1001"]]],
         "other_config": ["map", [[key, CONFIG[key]] for key in sorted(CONFIG)]],
-        "ports": ["set", [["named-uuid", f"port{i}"] for i in range(3)]],
+        "ports": ["set", [["named-uuid", f"Port_{name}"] for name in NEW]],
     }
     assert change.ops[-1]["mutations"] == [
-        ["bridges", "insert", ["set", [["named-uuid", "bridge"]]]]
+        ["bridges", "insert", ["set", [["named-uuid", "Bridge_ccf_1001"]]]]
     ]
+
+
+def test_a_vm_is_a_patch_to_the_guard_whose_tap_is_not_here() -> None:
+    patch = replace(
+        LEG_ROW,
+        name="p-0123456789a",
+        type="patch",
+        options={"peer": "g-0123456789a"},
+    )
+    plugged = bridges.plug(ports(TAP), SWITCH, SEEN)
+    made = [op["row"] for op in plugged.ops if op["op"] == "insert"]
+    assert made[0] == {
+        "name": patch.name,
+        "type": "patch",
+        "options": ["map", [["peer", "g-0123456789a"]]],
+        "external_ids": ["map", [["ccf-host", "h1"], ["ccf-slice", "demo"]]],
+        "ofport_request": 3,
+    }
+    there = replace(
+        SEEN,
+        interfaces=(patch,),
+        ports=(PortRow(uuid="p2", name=patch.name, interfaces=frozenset({"i2"})),),
+        whole=False,
+        numbers=frozenset({1, 2}),
+    )
+    assert bridges.plug(ports(TAP), SWITCH, there).ops == []
+    few = bridges.plug(ports(replace(TAP, vm=VM[::-1])), SWITCH, there)
+    assert few.ops[0]["columns"] == ["external_ids", "other_config"]  # others come and go
+    assert few.ops[1]["row"]["ofport_request"] == 3
+    assert bridges.unplug(ports(TAP), there).ops[-1] == delete("p2")
 
 
 def test_what_is_there_and_equal_needs_nothing() -> None:
     assert bridges.make(WANTED, SWITCH, SEEN).ops == []
-    assert bridges.plug(ports(TUNNEL, TAP), SWITCH, SEEN).ops == []
+    assert bridges.plug(ports(TUNNEL, LEG), SWITCH, SEEN).ops == []
 
 
 def test_only_what_differs_is_corrected_and_other_peoples_keys_stay() -> None:
@@ -189,7 +223,7 @@ SEEN_CONTROLLED = replace(
 DIALS = {
     "op": "insert",
     "table": "Controller",
-    "uuid-name": "controller",
+    "uuid-name": "Controller_ccf_1001",
     "row": {
         "target": "tcp:198.51.100.9:6633",
         "connection_mode": "out-of-band",
@@ -202,7 +236,7 @@ def test_a_bridge_with_a_controller_dials_it_and_never_forwards_by_itself() -> N
     attached = {
         "fail_mode": "secure",
         "protocols": ["set", ["OpenFlow10", "OpenFlow13"]],
-        "controller": ["named-uuid", "controller"],
+        "controller": ["named-uuid", "Controller_ccf_1001"],
     }
     change = bridges.make(CONTROLLED, SWITCH, SEEN)
     assert change.ops[1] == DIALS
@@ -234,7 +268,7 @@ def test_another_controller_takes_the_place_of_whatever_the_bridge_dials() -> No
     seen = replace(SEEN_CONTROLLED, controllers=(CONTROLLER_ROW, stray))
     change = bridges.make(CONTROLLED, SWITCH, seen)
     assert change.ops[1] == DIALS
-    assert change.ops[2]["row"] == {"controller": ["named-uuid", "controller"]}
+    assert change.ops[2]["row"] == {"controller": ["named-uuid", "Controller_ccf_1001"]}
 
 
 def test_an_address_of_ipv6_is_dialled_in_brackets() -> None:
@@ -243,7 +277,7 @@ def test_an_address_of_ipv6_is_dialled_in_brackets() -> None:
 
 def test_ports_that_are_too_many_go_and_missing_ones_come() -> None:
     other = replace(TUNNEL, name="t0003e9c000020a", remote_ip="192.0.2.10")
-    change = bridges.make(replace(WANTED, ports=(other, TAP)), SWITCH, SEEN)
+    change = bridges.make(replace(WANTED, ports=(other, LEG)), SWITCH, SEEN)
     assert change.ops[0] == GUARD
     assert change.ops[1]["row"]["name"] == other.name
     assert change.ops[1]["row"]["ofport_request"] == 3  # 1 is still in use
@@ -251,9 +285,9 @@ def test_ports_that_are_too_many_go_and_missing_ones_come() -> None:
 
 
 def test_unplugging_removes_these_ports_only() -> None:
-    assert bridges.unplug(ports(TAP), SEEN).ops == [GUARD, delete("p2")]
-    assert bridges.unplug(ports(replace(TAP, name="gone")), SEEN).ops == []
-    assert bridges.unplug(ports(TAP), Snapshot()).ops == []
+    assert bridges.unplug(ports(LEG), SEEN).ops == [GUARD, delete("p2")]
+    assert bridges.unplug(ports(replace(LEG, name="gone")), SEEN).ops == []
+    assert bridges.unplug(ports(LEG), Snapshot()).ops == []
 
 
 def test_removing_takes_the_bridge_and_its_ports_go_with_it() -> None:
@@ -274,52 +308,52 @@ def test_somebody_elses_bridge_is_refused_by_name_and_left_alone() -> None:
     with pytest.raises(Refused, match="of slice other"):
         bridges.make(WANTED, SWITCH, theirs)
     with pytest.raises(Refused, match="of slice other"):
-        bridges.plug(ports(TAP), SWITCH, theirs)
+        bridges.plug(ports(LEG), SWITCH, theirs)
     assert bridges.remove(WANTED, SWITCH, theirs).ops == []
-    assert bridges.unplug(ports(TAP), theirs).ops == []
+    assert bridges.unplug(ports(LEG), theirs).ops == []
     with pytest.raises(Refused, match="not made by ccfd"):
         bridges.make(WANTED, SWITCH, replace(SEEN, bridge=replace(ROW, external_ids={})))
 
 
 def test_a_name_in_use_elsewhere_is_refused() -> None:
-    with pytest.raises(Refused, match=TAP.name):
-        bridges.make(WANTED, SWITCH, Snapshot(taken=frozenset({TAP.name})))
+    with pytest.raises(Refused, match=LEG.name):
+        bridges.make(WANTED, SWITCH, Snapshot(taken=frozenset({LEG.name})))
 
 
 def test_plugging_without_a_bridge_says_to_make_it_first() -> None:
     with pytest.raises(Refused, match="make it first"):
-        bridges.plug(ports(TAP), SWITCH, Snapshot())
+        bridges.plug(ports(LEG), SWITCH, Snapshot())
 
 
 def test_a_port_whose_link_was_made_anew_is_parked_then_brought_back() -> None:
-    ids = TAP_TAGS | {"ccf-ifindex": "9"}
-    same = bridges.plug(ports(TAP), SWITCH, with_tap(ofport=2, ifindex=9, external_ids=ids))
+    ids = TAGS | {"ccf-ifindex": "9"}
+    same = bridges.plug(ports(LEG), SWITCH, with_leg(ofport=2, ifindex=9, external_ids=ids))
     assert same.ops == []
 
-    moved = bridges.plug(ports(TAP), SWITCH, with_tap(ofport=2, ifindex=11, external_ids=ids))
-    now = TAP_TAGS | {"ccf-ifindex": "11"}
+    moved = bridges.plug(ports(LEG), SWITCH, with_leg(ofport=2, ifindex=11, external_ids=ids))
+    now = TAGS | {"ccf-ifindex": "11"}
     written = ["map", [[key, now[key]] for key in sorted(now)]]
     assert moved.ops == [GUARD, update("i2", external_ids=written, ofport_request=2 | PARKED)]
-    assert moved.opened == {TAP.name}
+    assert moved.opened == {LEG.name}
 
-    parked = with_tap(ofport=2 | PARKED, ofport_request=2 | PARKED, ifindex=11, external_ids=now)
-    assert bridges.plug(ports(TAP), SWITCH, parked).ops == [GUARD, update("i2", ofport_request=2)]
+    parked = with_leg(ofport=2 | PARKED, ofport_request=2 | PARKED, ifindex=11, external_ids=now)
+    assert bridges.plug(ports(LEG), SWITCH, parked).ops == [GUARD, update("i2", ofport_request=2)]
 
 
 def test_a_port_whose_link_is_gone_is_parked_so_that_it_waits_for_the_next() -> None:
-    ids = TAP_TAGS | {"ccf-ifindex": "9"}
-    written = ["map", [[key, TAP_TAGS[key]] for key in sorted(TAP_TAGS)]]
-    change = bridges.plug(ports(TAP), SWITCH, with_tap(ofport=2, ifindex=0, external_ids=ids))
+    ids = TAGS | {"ccf-ifindex": "9"}
+    written = ["map", [[key, TAGS[key]] for key in sorted(TAGS)]]
+    change = bridges.plug(ports(LEG), SWITCH, with_leg(ofport=2, ifindex=0, external_ids=ids))
     assert change.ops == [GUARD, update("i2", external_ids=written, ofport_request=2 | PARKED)]
-    waiting = with_tap(ofport=-1, ofport_request=2 | PARKED)
-    assert bridges.plug(ports(TAP), SWITCH, waiting).ops == [GUARD, update("i2", ofport_request=2)]
+    waiting = with_leg(ofport=-1, ofport_request=2 | PARKED)
+    assert bridges.plug(ports(LEG), SWITCH, waiting).ops == [GUARD, update("i2", ofport_request=2)]
 
 
 def test_a_link_that_was_opened_just_now_is_noted_not_opened_again() -> None:
-    seen = replace(with_tap(ofport=2, ifindex=9), fresh=frozenset({TAP.name}))
-    now = TAP_TAGS | {"ccf-ifindex": "9"}
+    seen = replace(with_leg(ofport=2, ifindex=9), fresh=frozenset({LEG.name}))
+    now = TAGS | {"ccf-ifindex": "9"}
     written = ["map", [[key, now[key]] for key in sorted(now)]]
-    assert bridges.plug(ports(TAP), SWITCH, seen).ops == [
+    assert bridges.plug(ports(LEG), SWITCH, seen).ops == [
         GUARD,
         update("i2", external_ids=written),
     ]

@@ -101,7 +101,7 @@ def test_the_first_slice_makes_the_bridge_with_its_tunnel_and_the_switchs_addres
     }
     bridge = inserted["Bridge", "ccf-0"]
     assert dict(bridge["external_ids"][1]) == {"ccf-control": "yes", **USES}
-    assert bridge["controller"] == ["named-uuid", "controller"]
+    assert bridge["controller"] == ["named-uuid", "Controller_ccf_0"]
 
 
 def test_joining_again_changes_nothing() -> None:
@@ -170,7 +170,7 @@ def test_a_bridge_of_that_name_that_is_not_ours_is_left_alone() -> None:
 def test_controllers_of_all_slices_are_plugged_into_it() -> None:
     tap = Ports(host="h1", slice="demo", vni=0, ports=(TAP,))
     made = [op["row"] for op in bridges.plug(tap, SWITCH, SEEN).ops if op["op"] == "insert"]
-    assert made[0]["name"] == TAP.name
+    assert made[0]["name"] == names.patch("vm-id")
     assert ["ccf-slice", "demo"] in made[0]["external_ids"][1]
 
 

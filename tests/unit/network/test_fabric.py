@@ -57,17 +57,24 @@ class SwitchTwin:
         """Answer one transaction."""
         if any("delete" in op.get("mutations", [[]])[0] for op in ops):
             self.removed, self.stands = self.removed + 1, False
-        return [{"rows": self._rows(op["table"])} if op["op"] == "select" else {} for op in ops]
+        return [self._answer(op) for op in ops]
 
-    async def make(self, bridge: Bridge) -> None:
+    def _answer(self, op: dict[str, Any]) -> dict[str, Any]:
+        if op["op"] != "select":
+            return {}
+        where = op["where"]
+        return {"rows": self._rows(op["table"], where[0][2] if where else "")}
+
+    async def make(self, bridge: Bridge, *, bare: bool) -> None:
         """Make it."""
+        assert bare
         assert bridge.ports == ()
         self.made, self.stands = self.made + 1, True
 
-    def _rows(self, table: str) -> list[dict[str, Any]]:
+    def _rows(self, table: str, name: str) -> list[dict[str, Any]]:
         if table == "Open_vSwitch":
             return [{"next_cfg": 7}]
-        if table != "Bridge" or not self.stands:
+        if table != "Bridge" or name != "ccf-1001" or not self.stands:
             return []
         nothing: list[Any] = ["set", []]
         bridge = {"_uuid": ["uuid", "b"], "name": "ccf-1001", "datapath_type": "netdev"}
@@ -101,14 +108,13 @@ async def test_a_userspace_bridge_goes_again_if_its_switch_may_have_been_killed(
     twin = SwitchTwin(stands=stands)
     waits = iter(seconds)
 
-    async def timed(work: Awaitable[Any]) -> float:
-        await work
-        return next(waits, 0.0)
+    async def timed(work: Awaitable[Any]) -> tuple[Any, float]:
+        return await work, next(waits, 0.0)
 
     async with FakeServer(tmp_path / "db", twin.answer).running() as server:
         fabric = Fabric(settings(server.address, datapath))
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(fabric, "make", twin.make)
+            patched.setattr(fabric, "_make", twin.make)
             patched.setattr("ccfd.network.fabric._timed", timed)
             await fabric.remove(BRIDGE)
         await fabric.close()
