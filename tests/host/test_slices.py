@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from ccfd.model import names
 from tests import traces
 from tests.ccfd_process import CcfdProcess, sqlite
 from tests.host import diagnosis
@@ -108,58 +107,6 @@ async def test_a_slice_lives_and_vanishes(lab: Lab, ccfd: CcfdProcess, portal: P
     gone = await portal.ask("slice.delete", slice="demo")
     assert gone["result"] == {"slice": "demo", "deleted": True}
     assert_nothing_is_left(lab, ccfd)
-
-
-async def test_slices_of_the_same_shape_do_not_hear_each_other(
-    lab: Lab, ccfd: CcfdProcess, portal: Portal
-) -> None:
-    one, other = await asyncio.gather(
-        *(
-            portal.ask("slice.create", slice=name, gateway=False, vms=vms("a", "b"))
-            for name in ("left", "right")
-        )
-    )
-    assert one["outcome"] == other["outcome"] == "succeeded"
-    left, right = one["result"], other["result"]
-    for what in ("vni", "cidr"):
-        assert left[what] != right[what]
-    await hold_their_leases(lab, left)
-    await hold_their_leases(lab, right)
-    listeners = [_listen(lab, vm) for vm in right["vms"]]
-    await asyncio.sleep(1.0)
-    first, second = left["vms"]
-    await guest(lab, first["vm"], f"ping -c 3 -W 1 {second['ip']}")
-    # A broadcast and an unknown neighbour are flooded to wherever the slice reaches.
-    await guest(
-        lab, first["vm"], f"ip neigh flush dev eth0; ping -c 2 -W 1 {right['vms'][0]['ip']}; true"
-    )
-    await guest(lab, first["vm"], "arping -c 2 -I eth0 10.0.0.62 >/dev/null 2>&1; true")
-    await guest(lab, right["vms"][0]["vm"], f"ping -c 3 -W 1 {right['vms'][1]['ip']}")
-    await asyncio.sleep(1.0)
-    heard = "\n".join(_stop(listener) for listener in listeners)
-    assert right["vms"][0]["mac"] in heard, "the listeners hear their own slice"
-    for vm in left["vms"]:
-        assert vm["mac"] not in heard
-        assert vm["ip"] not in heard
-    for name in ("left", "right"):
-        assert (await portal.ask("slice.delete", slice=name))["outcome"] == "succeeded"
-    assert_nothing_is_left(lab, ccfd)
-
-
-def _listen(lab: Lab, vm: Body) -> subprocess.Popen[str]:
-    argv = ["tcpdump", "-l", "-n", "-e", "-i", names.tap(vm["vm"])]
-    return subprocess.Popen(
-        lab.exec_argv(vm["host"], argv),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-
-
-def _stop(listener: subprocess.Popen[str]) -> str:
-    listener.terminate()
-    printed, _ = listener.communicate(timeout=10)
-    return printed
 
 
 async def test_an_unknown_image_on_the_second_vm_leaves_nothing(
