@@ -179,6 +179,7 @@ class Consoles:
         try:
             if self._is_closing:
                 session.finish(GOING_AWAY)
+            await self._introduce(session)
             why = await self._until_ended(session)
         finally:
             del self._sessions[opened.id]
@@ -196,6 +197,29 @@ class Consoles:
             )
         await self._note_closed()
         return why
+
+    async def _introduce(self, session: Session) -> None:
+        """Tell our own page what it shows, and give it the ticket for the time after a loss."""
+        if not session.viewer.wants_words:
+            return
+        opened = session.opened
+        lifetime = self._settings.ticket_timeout
+        try:
+            again = await self._database.run(
+                lambda transaction: ledger.follow(opened, transaction, lifetime=lifetime)
+            )
+        except DatabaseAway:
+            again = None
+        await session.viewer.introduce(
+            {
+                "console": opened.id,
+                "vm": opened.vm,
+                "name": opened.name,
+                "slice": opened.slice,
+                "view_only": opened.view_only,
+                "again": again,
+            }
+        )
 
     async def _until_ended(self, session: Session) -> Close:
         """Relay until one of the sides ends, or `session.end` says so."""
@@ -279,7 +303,10 @@ class Consoles:
             if name in self._sessions:
                 self._sessions[name].finish(why)
         if now - self._seen_at >= ledger.SEEN_EVERY:
-            await self._database.run(lambda transaction: ledger.seen(ids, transaction))
+            lifetime = self._settings.ticket_timeout
+            await self._database.run(
+                lambda transaction: ledger.seen(ids, transaction, lifetime=lifetime)
+            )
             self._seen_at = now
 
     def _count(self, session: Session) -> bool:

@@ -46,6 +46,7 @@ class Opened:
 
     id: str
     vm: str
+    name: str
     slice: str
     host: str
     kind: Kind
@@ -75,21 +76,38 @@ async def issue(
         raise Refused("vm_not_found", f"there is no VM {vm!r}")
     if row.state not in tickets.SHOWN or row.host is None:
         raise Refused("invalid_state", f"the VM {vm} is {row.state}: start it to see its console")
-    ticket = secrets.token_urlsafe(tickets.BYTES)
     expires_at = now + timedelta(seconds=lifetime)
-    await transaction.execute(
-        console.insert().values(
-            id=str(uuid4()),
-            digest=tickets.digest(ticket),
-            vm=vm,
-            slice=row.slice,
-            kind=kind,
-            view_only=view_only,
-            issued_to=to,
-            expires_at=expires_at,
-        )
+    about = {"vm": vm, "slice": row.slice, "kind": kind, "view_only": view_only, "issued_to": to}
+    return Issued(await _write(transaction, expires_at=expires_at, **about), expires_at)
+
+
+async def follow(opened: Opened, transaction: Transaction, *, lifetime: float) -> str:
+    """Give out the ticket that takes *opened* up again, should it be lost.
+
+    It is good for *lifetime* seconds after the last sign of life of *opened* (see `seen`).
+    """
+    return await _write(
+        transaction,
+        expires_at=transaction.now + _followed_for(lifetime),
+        follows=opened.id,
+        vm=opened.vm,
+        slice=opened.slice,
+        kind=opened.kind,
+        view_only=opened.view_only,
+        issued_to=opened.issued_to,
     )
-    return Issued(ticket, expires_at)
+
+
+def _followed_for(lifetime: float) -> timedelta:
+    return timedelta(seconds=lifetime + SEEN_EVERY)
+
+
+async def _write(transaction: Transaction, **values: object) -> str:
+    ticket = secrets.token_urlsafe(tickets.BYTES)
+    await transaction.execute(
+        console.insert().values(id=str(uuid4()), digest=tickets.digest(ticket), **values)
+    )
+    return ticket
 
 
 async def open_with(ticket: str, transaction: Transaction, *, remote: str, most: int) -> Opened:
@@ -114,7 +132,9 @@ async def open_with(ticket: str, transaction: Transaction, *, remote: str, most:
     if taken is None:
         raise Closed(await _why_not(digest, transaction))
     vm = await transaction.one(
-        select(tables.vm.c.state, tables.vm.c.host).where(tables.vm.c.id == taken.vm)
+        select(tables.vm.c.name, tables.vm.c.state, tables.vm.c.host).where(
+            tables.vm.c.id == taken.vm
+        )
     )
     why = tickets.why_closed(vm.state if vm else None, revoked=False)
     if why is not None or vm is None:
@@ -131,6 +151,7 @@ async def open_with(ticket: str, transaction: Transaction, *, remote: str, most:
     return Opened(
         id=taken.id,
         vm=taken.vm,
+        name=vm.name,
         slice=taken.slice,
         host=vm.host,
         kind=taken.kind,
@@ -158,10 +179,15 @@ async def endings(ids: Sequence[str], transaction: Transaction) -> Mapping[str, 
     return {name: why for name, why in told.items() if why is not None}
 
 
-async def seen(ids: Sequence[str], transaction: Transaction) -> None:
+async def seen(ids: Sequence[str], transaction: Transaction, *, lifetime: float) -> None:
     """Give a sign of life of the open consoles *ids*; close those of dead ccfds."""
     now = transaction.now
     await transaction.execute(update(console).where(console.c.id.in_(ids)).values(seen_at=now))
+    await transaction.execute(
+        update(console)
+        .where(console.c.follows.in_(ids), console.c.opened_at.is_(None))
+        .values(expires_at=now + _followed_for(lifetime))
+    )
     await transaction.execute(
         update(console).where(_OPEN, console.c.seen_at < now - DEAD_AFTER).values(closed_at=now)
     )
@@ -184,4 +210,9 @@ async def revoke(name: str, transaction: Transaction) -> None:
     )
     if found is None:
         raise Refused("console_not_found", f"there is no open console {name!r}")
+    await transaction.execute(
+        update(console)
+        .where(console.c.follows == name, console.c.opened_at.is_(None))
+        .values(revoked=True)
+    )
     transaction.wake(TOPIC)

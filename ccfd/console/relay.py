@@ -1,6 +1,9 @@
 """How a browser's websocket is joined to a VM's screen."""
 
 import asyncio
+import json
+from collections.abc import Mapping
+from contextlib import suppress
 
 from aiohttp import WSMsgType, web
 from aiohttp.abc import AbstractStreamWriter
@@ -17,6 +20,9 @@ PING_EVERY = 30.0
 CLOSE_WITHIN = 3.0
 """Seconds that a browser has to take the close code."""
 
+WITH_WORDS = "ccfd"
+"""The subprotocol of our own page: it is told in a text frame what the session is about."""
+
 
 class Viewer:
     """A browser's end: a websocket that has been upgraded, to send and receive binary frames."""
@@ -24,7 +30,7 @@ class Viewer:
     def __init__(self, request: web.Request) -> None:
         self._request = request
         self._socket = web.WebSocketResponse(
-            protocols=("binary",),
+            protocols=(WITH_WORDS, "binary"),
             compress=False,
             max_msg_size=FRAME,
             heartbeat=PING_EVERY,
@@ -52,6 +58,16 @@ class Viewer:
         if message.type is WSMsgType.TEXT:
             raise Closed(BAD_DATA)
         raise Closed(ENDED)
+
+    async def introduce(self, about: Mapping[str, object]) -> None:
+        """Tell our own page what the session is about."""
+        with suppress(ConnectionError):  # who reads next finds out
+            await self._socket.send_str(json.dumps(about))
+
+    @property
+    def wants_words(self) -> bool:
+        """Whether it is our own page."""
+        return self._socket.ws_protocol == WITH_WORDS
 
     async def say(self, data: bytes) -> None:
         """Send a frame, and wait while the browser takes nothing."""

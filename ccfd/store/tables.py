@@ -420,6 +420,8 @@ console = Table(
     Column("kind", String(6), nullable=False),
     Column("view_only", Boolean, nullable=False),
     Column("issued_to", String(63), nullable=False),
+    # The session that this ticket takes up again, should it be lost.
+    Column("follows", String(36)),
     Column("expires_at", UtcTime, nullable=False),
     Column("opened_at", UtcTime),
     Column("opened_from", Text),

@@ -146,8 +146,11 @@ $("send").onclick = () => {
   view.paste($("text").value);
   $("note").textContent = words.sent;
 };
-$("type").onclick = () => {
-  $("note").textContent = view.type($("text").value) ? words.typed : words.untypable;
+$("type").onclick = async () => {
+  $("type").disabled = true;
+  $("note").textContent = "";
+  $("note").textContent = (await view.type($("text").value)) ? words.typed : words.untypable;
+  $("type").disabled = false;
 };
 $("copy").onclick = copy;
 $("done").onclick = () => { showClipboard(false); $("clipboard").focus(); };

@@ -9,6 +9,8 @@ const BACKSPACE = 0xff08;
 const SHIFT = 0xffe1;
 const NAMED = { "\n": RETURN, "\r": RETURN, "\t": TAB, "\b": BACKSPACE };
 // QEMU takes a letter's keysym for the key alone: the shift that its layout (US) needs comes with it.
+// A VM's keyboard controller holds 16 bytes: what comes faster than the VM reads is lost.
+const PAUSE = 20;
 const SHIFTED = /^[A-Z~!@#$%^&*()_+{}|:"<>?]$/;
 
 export function show(element, socket, on) {
@@ -41,8 +43,8 @@ export function show(element, socket, on) {
       rfb.clipViewport = !scaled;
       rfb.dragViewport = !scaled && matchMedia("(pointer: coarse)").matches;
     },
-    /** Type text as keys; return whether all of it could be. */
-    type: (text) => {
+    /** Type text as keys; tell whether all of it could be. */
+    type: async (text) => {
       let whole = true;
       for (const character of text) {
         const code = character.codePointAt(0);
@@ -55,6 +57,7 @@ export function show(element, socket, on) {
         if (shifted) rfb.sendKey(SHIFT, "ShiftLeft", true);
         rfb.sendKey(key, null);
         if (shifted) rfb.sendKey(SHIFT, "ShiftLeft", false);
+        if (text.length > 1) await new Promise((done) => setTimeout(done, PAUSE));
       }
       return whole;
     },

@@ -55,7 +55,7 @@ export function show(element, socket, on) {
     },
     label: (text) => terminal.textarea.setAttribute("aria-label", text),
     release: () => terminal.blur(),
-    type: (text) => {
+    type: async (text) => {
       terminal.paste(text);
       return true;
     },

@@ -30,6 +30,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(length=6), nullable=False),
         sa.Column("view_only", sa.Boolean(), nullable=False),
         sa.Column("issued_to", sa.String(length=63), nullable=False),
+        sa.Column("follows", sa.String(length=36), nullable=True),
         sa.Column("expires_at", MOMENT, nullable=False),
         sa.Column("opened_at", MOMENT, nullable=True),
         sa.Column("opened_from", sa.Text(), nullable=True),
