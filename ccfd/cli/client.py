@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -51,6 +52,34 @@ class Answered(Exception):
         super().__init__(error.get("message", ""))
         self.status = status
         self.error = error
+
+
+class Line:
+    """An open console: what is typed and what is shown."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._reason = ""
+
+    async def send(self, data: bytes) -> None:
+        """Send what was typed."""
+        with suppress(OSError):  # `hear` finds out that the connection is lost
+            await self._socket.send_bytes(data)
+
+    async def hear(self) -> bytes | None:
+        """Return what is to be shown; None when the console is closed."""
+        message = await self._socket.receive()
+        if message.type is aiohttp.WSMsgType.BINARY:
+            data: bytes = message.data
+            return data
+        self._reason = str(message.extra or "")
+        return None
+
+    def why(self) -> str:
+        """Say why it was closed."""
+        code = self._socket.close_code
+        lost = "the connection to ccfd was lost"
+        return self._reason or (lost if code in (None, 1006) else f"closed with code {code}")
 
 
 class Client:
@@ -124,6 +153,23 @@ class Client:
                 asked = not isinstance(exc, aiohttp.ClientConnectorError | ValueError)
                 raise Unreachable(_advice(self.target, exc), asked=asked) from exc
         raise AssertionError("the second attempt returns or raises")
+
+    @asynccontextmanager
+    async def console(self, ticket: str) -> AsyncIterator[Line]:
+        """Open the console that *ticket* opens; raise `Unreachable` and `Answered`."""
+        try:
+            socket = await self._session.ws_connect(
+                f"{self._base}/console/ws",
+                params={"ticket": ticket},
+                protocols=["binary"],
+                heartbeat=SILENT_FOR,
+            )
+        except aiohttp.WSServerHandshakeError as exc:
+            raise Unreachable(f"{self.target} serves no console: status {exc.status}") from exc
+        except (aiohttp.ClientError, OSError, ValueError) as exc:
+            raise Unreachable(_advice(self.target, exc)) from exc
+        async with socket:
+            yield Line(socket)
 
     async def open_stream(self, last_id: str | None, **query: str | None) -> aiohttp.ClientResponse:
         """Subscribe to `/v1/events`; the subscription stands when this returns."""

@@ -103,17 +103,27 @@ def globals_first(arguments: Sequence[str]) -> list[str]:
     """Move the global options to the front, so that they may stand behind a command, too."""
     front: list[str] = []
     rest: list[str] = []
-    words = iter(arguments)
-    for word in words:
+    words = list(arguments)
+    while words:
+        word = words.pop(0)
         if word == "--":
             rest += [word, *words]
-        elif word in FLAGS or word.split("=")[0] in VALUES:
-            front.append(word)
-            if word in VALUES:
-                front += [value for value in (next(words, None),) if value is not None]
-        else:
+            break
+        is_ours = word in FLAGS or word.split("=")[0] in VALUES
+        if not is_ours or _asks_for_address(word, rest, words):
             rest.append(word)
+            continue
+        front.append(word)
+        if word in VALUES:
+            front += words[:1]
+            words = words[1:]
     return front + rest
+
+
+def _asks_for_address(word: str, before: Sequence[str], behind: Sequence[str]) -> bool:
+    """Tell whether it is the `--url` of `vm console`, which takes no value."""
+    is_console = word == "--url" and list(before[:2]) == ["vm", "console"]
+    return is_console and not (behind and behind[0].startswith(("http://", "https://")))
 
 
 def main() -> None:

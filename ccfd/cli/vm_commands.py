@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ccfd.cli.options import SliceFilter, StateFilter, Wait
-from ccfd.cli.session import Session, segment, session
+from ccfd.cli.session import FAILED, Session, segment, session
 
 if TYPE_CHECKING:
     from ccfd.cli.client import Client
@@ -99,6 +99,45 @@ def delete(context: typer.Context, vm: Vm, wait: Wait = True) -> None:
     """Delete a VM."""
     here = session(context)
     here.send("vm.delete", {"vm": vm_id(here, vm)}, wait=wait)
+
+
+@app.command()
+def console(
+    context: typer.Context,
+    vm: Vm,
+    *,
+    url: Annotated[
+        bool, typer.Option("--url", help="Print the address of its screen, for a browser.")
+    ] = False,
+    serial: Annotated[
+        bool, typer.Option("--serial", help="With --url: of its serial console.")
+    ] = False,
+    view_only: Annotated[bool, typer.Option("--view-only", help="Only look.")] = False,
+) -> None:
+    """Open a VM's serial console in this terminal. Ctrl-] leaves it."""
+    from ccfd.cli import terminal
+    from ccfd.cli.output import warn, write_json
+
+    here = session(context)
+    wish = {"type": "serial" if serial or not url else "vnc", "view_only": view_only}
+    if not url and not terminal.is_there():
+        raise typer.BadParameter("this is no terminal; --url prints an address for a browser")
+    path = f"/v1/vms/{segment(vm_id(here, vm))}/console"
+    if url:
+        told = here.ask(lambda client: client.post(path, wish))
+        write_json(told) if here.as_json else print(told["url"])
+        return
+
+    async def attach(client: "Client") -> str | None:
+        ticket = (await client.post(path, wish))["ticket"]
+        warn(f"the serial console of {vm}; Ctrl-] leaves it")
+        return await terminal.attach(client, ticket)
+
+    why = here.ask(attach)
+    if why is not None:
+        warn(f"\nccfctl: {why}")
+        raise typer.Exit(FAILED)
+    warn("\nleft")
 
 
 def _power(context: typer.Context, kind: str, vm: str, *, wait: bool, force: bool = False) -> None:

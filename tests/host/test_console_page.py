@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
 
 import libvirt
 import pytest
@@ -12,8 +11,10 @@ import pytest
 from tests.browser import Browser, Tab, until
 from tests.ccfd_process import CcfdProcess, sqlite
 from tests.host.test_access import ctl
+from tests.host.test_slices import guest
 from tests.lab import Lab
 
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 PHONE = {
     "viewport": {"width": 390, "height": 844},
     "has_touch": True,
@@ -52,18 +53,14 @@ def picture(lab: Lab, vm: str) -> bytes:
         connection.close()
 
 
-async def in_guest(lab: Lab, vm: str, line: str) -> str:
-    return (await asyncio.to_thread(lab.guest, vm, [line], timeout=60)).strip()
-
-
 async def test_a_vms_screen_is_seen_and_its_keyboard_is_there(lab: Lab, ccfd: CcfdProcess) -> None:
     machine = "name=web,image=tiny,flavor=tiny"
     await asyncio.to_thread(ctl, lab, "slice", "create", "demo", "--no-gateway", "--vm", machine)
     (document,) = (await asyncio.to_thread(ccfd.get, "/v1/slices/demo"))["vms"]
     vm: str = document["vm"]
-    boot = await in_guest(lab, vm, "cat /proc/sys/kernel/random/boot_id")
+    boot = await guest(lab, vm, f"cat {BOOT_ID}")
 
-    async def opens(**_: Any) -> str:
+    async def opens() -> str:
         told = await asyncio.to_thread(ccfd.post, f"/v1/vms/{vm}/console")
         url: str = told["url"]
         return url
@@ -86,9 +83,7 @@ async def test_a_vms_screen_is_seen_and_its_keyboard_is_there(lab: Lab, ccfd: Cc
                 assert await phone.text("#keyboard") == "键盘"
                 await phone.page.tap("#keyboard")
                 await phone.page.keyboard.insert_text("echo phone > /run/phone\n")
-                await until(
-                    lambda: in_guest(lab, vm, "cat /run/phone 2>&1"), lambda said: said == "phone"
-                )
+                await guest(lab, vm, "grep -x phone /run/phone")
                 await ends_by_an_operator(lab, ccfd, phone)
     log = ccfd.log.read_text()
     assert url.partition("ticket=")[2] not in log
@@ -107,7 +102,7 @@ async def shows_the_screen(lab: Lab, vm: str, tab: Tab) -> None:
 async def takes_keys(lab: Lab, vm: str, tab: Tab) -> None:
     assert await tab.focused() == "CANVAS"
     await tab.strike("echo Seen > /run/keys")
-    await until(lambda: in_guest(lab, vm, "cat /run/keys 2>&1"), lambda said: said == "Seen")
+    await guest(lab, vm, "grep -x Seen /run/keys")
 
 
 async def works_without_a_mouse(tab: Tab) -> None:
@@ -138,8 +133,7 @@ async def is_told_why(browser: Browser, used: str) -> None:
 
 async def restarts(lab: Lab, vm: str, tab: Tab, boot: str) -> None:
     await tab.page.click("#reset")
-    line = "cat /proc/sys/kernel/random/boot_id"
-    await until(lambda: in_guest(lab, vm, line), lambda found: found != boot)
+    await guest(lab, vm, f'test "$(cat {BOOT_ID})" != {boot.strip()}')
     assert await tab.text("#state") == "Connected"
 
 

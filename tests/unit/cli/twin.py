@@ -94,6 +94,7 @@ class Twin:
     came: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(0))
     on_post: Callable[[], None] = lambda: None
     _queues: list[asyncio.Queue[bytes]] = field(default_factory=list)
+    _consoles: list[web.Request] = field(default_factory=list)
     _number: int = 0
 
     def application(self) -> web.Application:
@@ -110,6 +111,8 @@ class Twin:
                 web.post("/v1/recover", self.recover),
                 web.post("/v1/dead/{id}/requeue", self.requeue),
                 web.get("/v1/vms/{id}", self.vm),
+                web.post("/v1/vms/{id}/console", self.console),
+                web.get("/console/ws", self.websocket),
                 web.get("/v1/{kind}", self.list),
             ]
         )
@@ -119,6 +122,36 @@ class Twin:
     async def close(self, _application: web.Application) -> None:
         for queue in self._queues:
             queue.put_nowait(b"")
+
+    async def console(self, request: web.Request) -> web.Response:
+        wish = await request.json()
+        self.posted.append(wish)
+        ticket = f"a-{wish['type']}-ticket"
+        url = f"http://ccfd.example/console/{request.match_info['id']}?ticket={ticket}"
+        return web.json_response({"url": url, "ticket": ticket})
+
+    async def websocket(self, request: web.Request) -> web.WebSocketResponse:
+        """Be a serial console: it echoes, and `exit` turns its VM off."""
+        socket = web.WebSocketResponse(protocols=("binary",))
+        await socket.prepare(request)
+        if request.query["ticket"] != "a-serial-ticket":
+            await socket.close(code=4401, message=b"ticket unknown: ask for a new one")
+            return socket
+        self._consoles.append(request)
+        await socket.send_bytes(b"login: ")
+        typed = b""
+        async for message in socket:
+            typed += message.data
+            await socket.send_bytes(message.data)
+            if typed.endswith(b"exit\r"):
+                await socket.close(code=4409, message=b"the VM is not running")
+        return socket
+
+    def lose_consoles(self) -> None:
+        """Cut the connections of open consoles."""
+        for request in self._consoles:
+            assert request.transport is not None
+            request.transport.abort()
 
     async def requeue(self, request: web.Request) -> web.Response:
         return web.json_response({"request_id": f"{request.match_info['id']} again"}, status=202)
