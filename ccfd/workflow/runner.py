@@ -11,9 +11,10 @@ from ccfd.calls import KEPT, collected
 from ccfd.errors import CcfdError, Refused, Transient
 from ccfd.store.database import Clock
 from ccfd.workflow import retry
+from ccfd.workflow.deadline import Deadline
 from ccfd.workflow.journal import Move, StepRecord, StepState
 from ccfd.workflow.records import Flow, LostError, cancelled
-from ccfd.workflow.steps import Effects, Step
+from ccfd.workflow.steps import Effects, Step, Value
 
 log = structlog.get_logger()
 
@@ -22,6 +23,9 @@ PERSISTENCE = 3
 
 
 _ACTS = (Move.RUN, Move.UNDO)
+
+# What a step does, or undoes: takes the step's argument.
+Act = Callable[[Any], Awaitable[Value]] | Callable[[Any], Awaitable[None]]
 
 
 class Journaled(Protocol):
@@ -76,7 +80,7 @@ class Runner:
         self._records = records
         self._watcher = watcher
         self._held = held
-        self._step_timeout = step_timeout
+        self._deadline = Deadline(step_timeout)
         self._retries = retries
         self._clock = clock
         self._random = random
@@ -144,20 +148,24 @@ class Runner:
     async def _all(
         self, flow: Flow, act: Callable[[Flow, int], Coroutine[None, None, CcfdError | None]]
     ) -> list[CcfdError | None]:
-        """Act on every step of the stage under way, side by side; wait for all of them."""
+        """Act on every step of the stage under way, side by side; wait for all of them.
+
+        The first in this task, each other one in a task of its own.
+        """
         offset = flow.steps.offsets[flow.journal.stage]
         count = len(flow.steps.stages[flow.journal.stage])
         if count == 1:
             return [await act(flow, offset)]
         try:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(act(flow, offset + i)) for i in range(count)]
+                tasks = [group.create_task(act(flow, offset + i)) for i in range(1, count)]
+                first = await act(flow, offset)
         except BaseExceptionGroup as raised:
             lost, other = raised.split(LostError)
             if lost is None or other is not None:
                 raise
             raise LostError(flow.asked.request_id) from lost
-        return [task.result() for task in tasks]
+        return [first, *(task.result() for task in tasks)]
 
     async def _do(self, flow: Flow, index: int) -> CcfdError | None:
         """Have one effect; return the error that it ends with, if any."""
@@ -167,12 +175,7 @@ class Runner:
         record.begin(self._clock())
         self._watcher.step(flow, index, "started")
         effect = self._effects[step.name]
-        args = effect.read(step.args)
-
-        async def act() -> None:
-            record.value = await effect.do(args)
-
-        error = await self._persist(flow, index, record, act)
+        error = await self._persist(flow, index, effect.do, effect.read(step.args))
         now = self._clock()
         if error is None:
             record.end(StepState.DONE, now)
@@ -184,28 +187,21 @@ class Runner:
     async def _undo(self, flow: Flow, index: int) -> CcfdError | None:
         """Undo one effect, whether or not it came about."""
         step, record = flow.steps.flat[index], flow.journal.records[index]
-        undo = self._effects[step.name].undo
+        effect = self._effects[step.name]
         # A step that looks pending may have begun: a stage is recorded before its steps begin,
         # without a mark for each.
-        if undo is None or record.state is StepState.UNDONE:
+        if effect.undo is None or record.state is StepState.UNDONE:
             return None
         self._watcher.step(flow, index, "undoing")
-        args = self._effects[step.name].read(step.args)
-
-        async def act() -> None:
-            await undo(args)
-
-        error = await self._persist(flow, index, record, act)
+        error = await self._persist(flow, index, effect.undo, effect.read(step.args))
         if error is None:
             record.end(StepState.UNDONE, self._clock(), record.error)
             self._watcher.step(flow, index, "undone")
         return error
 
-    async def _persist(
-        self, flow: Flow, index: int, record: StepRecord, act: Callable[[], Awaitable[None]]
-    ) -> CcfdError | None:
+    async def _persist(self, flow: Flow, index: int, act: Act, args: Any) -> CcfdError | None:
         """Act until it works, it is refused, or the retries are used up."""
-        step = flow.steps.flat[index]
+        step, record = flow.steps.flat[index], flow.journal.records[index]
         flow.journal.touched.add(index)
         retries = self._retries
         if flow.journal.backward or flow.journal.stage >= flow.steps.pivot:
@@ -213,7 +209,7 @@ class Runner:
         for attempt in range(1, retries + 2):
             record.attempts += 1
             with collected() as calls:
-                error = await self._attempt(flow, step, act)
+                error = await self._attempt(flow, step, record, act, args)
             if calls:
                 record.calls = [*record.calls, *calls][-KEPT:]
             if error is None or not isinstance(error, Transient) or attempt > retries:
@@ -224,26 +220,29 @@ class Runner:
         raise AssertionError("unreachable")
 
     async def _attempt(
-        self, flow: Flow, step: Step, act: Callable[[], Awaitable[None]]
+        self, flow: Flow, step: Step, record: StepRecord, act: Act, args: Any
     ) -> CcfdError | None:
         """Act once within the deadline; turn every exception into an error with a code."""
         if not self._held():
             raise LostError(flow.asked.request_id)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
         error: CcfdError | None = None
+        watch = self._deadline.watch()
         try:
-            async with asyncio.timeout(self._step_timeout):
-                await act()
+            with watch:
+                value = await act(args)
         except TimeoutError:
-            error = Transient("timeout", f"{step.name} took over {self._step_timeout:g} s")
+            seconds = self._deadline.seconds
+            error = Transient("timeout", f"{step.name} took over {seconds:g} s")
         except CcfdError as exc:
             error = exc
         except Exception as exc:
             log.exception("step is defective", request=flow.asked.request_id, step=step.name)
             error = Refused("internal", f"{step.name}: {exc!r}; this is a defect of ccfd")
+        else:
+            # What a step returned is kept while it is undone.
+            record.value = record.value if value is None else value
         outcome = "done" if error is None else error.code
-        self._watcher.attempt(step, outcome, loop.time() - began)
+        self._watcher.attempt(step, outcome, watch.seconds)
         return error
 
 

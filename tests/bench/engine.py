@@ -1,4 +1,4 @@
-"""How many workflows a second? `python -m tests.bench.engine`.
+"""How many workflows a second? `python -m tests.bench.engine [ROUNDS] [--no-dbos]`.
 
 The same eight trivial steps with undos, on one PostgreSQL with fsync on, for 1, 16 and 64
 workflows at once:
@@ -6,13 +6,14 @@ workflows at once:
 - floor: a bare asyncpg loop that commits each step on its own;
 - ccfd: its engine, from stored requests to their stored results, twice: the steps in three
   stages, as `slice.create` has them, and one after another, each a stage of its own;
-- DBOS Transact, where it is installed (`pip install dbos`).
+- DBOS Transact, where it is installed (`.venv/bin/pip install -e '.[bench]'`).
 
 ccfd and DBOS find their workflows waiting in the database; progress messages are off.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import cProfile
 import importlib.util
@@ -263,13 +264,16 @@ def main() -> None:
     """Measure all, and print the table."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     spare_the_collector()
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 2
+    parser = argparse.ArgumentParser(prog="python -m tests.bench.engine")
+    parser.add_argument("rounds", nargs="?", type=int, default=2, help="the best counts")
+    parser.add_argument("--no-dbos", action="store_true", help="leave DBOS out")
+    asked = parser.parse_args()
+    has_dbos = not asked.no_dbos and importlib.util.find_spec("dbos") is not None
     with database() as url:
-        _measure(url, rounds)
+        _measure(url, asked.rounds, has_dbos=has_dbos)
 
 
-def _measure(url: str, rounds: int) -> None:
-    has_dbos = "--no-dbos" not in sys.argv and importlib.util.find_spec("dbos") is not None
+def _measure(url: str, rounds: int, *, has_dbos: bool) -> None:
     print(f"{STEPS} steps, fsync on; workflows/s, best of {rounds}; CPU in ms a workflow")
     print("at once   floor |  ccfd in 3 stages    |  ccfd in 8 stages    |   DBOS  x DBOS")
     print("                |  /s   x floor   CPU  |  /s   x floor   CPU  |   /s   in 3  in 8")

@@ -89,7 +89,7 @@ async def test_a_daemon_that_is_cut_off_stops_and_another_finishes_its_work(
     gate = Gate("domains.boot:before")
     one.world.trap = gate
     for daemon in pair:
-        daemon.runner._step_timeout = 60
+        daemon.runner._deadline.seconds = 60
     async with one.running():
         request = await one.send("slice.create", **CREATE)
         await gate.reached.wait()

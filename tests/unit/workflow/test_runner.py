@@ -54,7 +54,7 @@ async def test_a_step_over_its_deadline_fails_with_timeout(harness: Harness) -> 
             await asyncio.sleep(3600)
 
     harness.world.trap = trap
-    harness.runner._step_timeout = 0.02
+    harness.runner._deadline.seconds = 0.02
     async with harness.running():
         made = await harness.ask("slice.create", **CREATE)
     assert made["error"]["code"] == "timeout"
