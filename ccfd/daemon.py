@@ -36,7 +36,9 @@ from ccfd.handlers.vm_watch import VmWatch
 from ccfd.http import console, console_page, dead, leases, reconcile, recover, ssh_key
 from ccfd.http.api import Api
 from ccfd.http.metrics import Metrics
+from ccfd.http.port_metrics import PortMetrics
 from ccfd.http.stream import Stream
+from ccfd.http.topology import routes as topology_routes
 from ccfd.model import names
 from ccfd.network.dhcp import DhcpServers
 from ccfd.network.endpoints import tls_context
@@ -126,6 +128,7 @@ class Daemon:
         self.monitor = Monitor(settings)
         self._controller_watch = ControllerWatch(settings, self.database, self.monitor)
         self.monitor.listen(self._controller_watch.hear)
+        self.metrics.registry.register(PortMetrics(self.monitor))
         self._has_hosts = drivers is None
         self._sweeps = self._has_hosts and settings.reconcile.every > 0
         self._namespaces = Namespaces(settings)
@@ -399,6 +402,7 @@ class Daemon:
                 *console.routes(self._consoles, self.settings),
                 *console_page.routes(self.settings.console.assets),
                 *ssh_key.routes(self.database, self._ssh_keys),
+                *topology_routes(self.settings, self.database, self.monitor),
             ],
         )
         config, sites = self.settings.http, []

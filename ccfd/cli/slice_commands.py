@@ -110,6 +110,14 @@ def show(context: typer.Context, name: Name) -> None:
 
 
 @app.command()
+def topology(context: typer.Context, name: Name) -> None:
+    """Show how a slice's network hangs together, and what goes through it."""
+    from ccfd.cli import topology_sheet
+
+    session(context).show(f"/v1/slices/{segment(name)}/topology", topology_sheet.topology)
+
+
+@app.command()
 def ssh_key(
     context: typer.Context,
     name: Name,

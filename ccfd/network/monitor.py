@@ -87,6 +87,10 @@ class Monitor:
         """Tell why the switch of *host* is not heard; None while it is."""
         return self._of(host).problem
 
+    def heard(self) -> dict[str, bool]:
+        """Tell of each host, and of the network node, whether its switch is heard."""
+        return {host: one.problem is None for one in self._watched for host in sorted(one.hosts)}
+
     def bridge(self, host: str, name: str) -> WatchedBridge | None:
         """Return our bridge *name* on the switch of *host*, if it is heard and has it."""
         return self._of(host).mirror.bridge(name)

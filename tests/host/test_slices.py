@@ -78,6 +78,32 @@ async def reach_each_other(lab: Lab, document: Body) -> None:
             assert (await guest(lab, one["vm"], line)).strip() == other["name"]
 
 
+async def have_their_ports_counted(ccfd: CcfdProcess, document: Body) -> None:
+    """Wait until the topology is whole and Prometheus has counters of all VMs (every 5 s)."""
+    end = time.monotonic() + 30
+    while True:
+        found = ccfd.get(f"/v1/slices/{document['slice']}/topology")
+        ports = [port for port in found["ports"] if port["kind"] == "vm"]
+        if (
+            {link["state"] for link in found["links"]} == {"up"}
+            and {port["vm"] for port in ports} == {vm["vm"] for vm in document["vms"]}
+            and all((port["receive"] or {}).get("bytes", 0) > 500 for port in ports)
+        ):
+            break
+        assert time.monotonic() < end, found
+        await asyncio.sleep(0.1)
+    assert sorted(link["kind"] for link in found["links"]) == [
+        "namespace",
+        *["tunnel"] * len(document["hosts"]),
+        *["vm"] * len(ports),
+    ]
+    for port in ports:
+        labels = f'slice="{document["slice"]}",vm="{port["vm"]}"'
+        for way in ("receive", "transmit"):
+            for what in ("bytes", "packets"):
+                assert ccfd.metric(f"ccfd_port_{way}_{what}_total", labels) > 0
+
+
 async def test_a_slice_lives_and_vanishes(lab: Lab, ccfd: CcfdProcess, portal: Portal) -> None:
     heard: list[Body] = []
     made = await portal.ask(
@@ -95,6 +121,8 @@ async def test_a_slice_lives_and_vanishes(lab: Lab, ccfd: CcfdProcess, portal: P
     await reach_each_other(lab, document)
     mtu = await guest(lab, document["vms"][0]["vm"], "cat /sys/class/net/eth0/mtu")
     assert mtu.strip() == "1550"
+
+    await have_their_ports_counted(ccfd, document)
 
     grown = await portal.ask("vm.create", slice="demo", **vms("c")[0])
     assert grown["outcome"] == "succeeded", grown
