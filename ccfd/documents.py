@@ -79,6 +79,7 @@ def _slice_document(row: Row[Any], net: Row[Any] | None, vms: Rows) -> Document:
         "controller": row.controller,
         # What the bridges of a slice are at is of no meaning any more when it has no controller.
         "controller_connected": bool(row.controller_connected) if row.controller else None,
+        "monitoring": row.monitoring,
         "vni": row.vni,
         "hosts": sorted({vm.host for vm in vms if vm.host is not None}),
         "vms": [vm_document(vm) for vm in vms],

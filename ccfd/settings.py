@@ -356,6 +356,10 @@ class Slices(Section):
     ssh_key_secret: SecretBytes | None = None
     """Encrypts the slices' private SSH keys in the database; without it slices get no key. Of
     several lines the first encrypts, and each decrypts. What is no text is one secret."""
+    sampling: Annotated[int, Field(ge=1, le=65_535)] = 64
+    """Of so many packets one is told a slice's collectors of sFlow and IPFIX, by chance."""
+    polling: Annotated[int, Field(ge=1, le=3600)] = 20
+    """Seconds after which sFlow tells counters again, and IPFIX its flows."""
     vni: tuple[int, int] = (1, 16777215)
     """First and last VXLAN network identifier that may be used."""
 

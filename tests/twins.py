@@ -15,6 +15,7 @@ from ccfd.model.network import (
     Control,
     Dhcp,
     DhcpChange,
+    Export,
     Gateway,
     Namespace,
     Port,
@@ -68,6 +69,7 @@ class World:
     owners: dict[tuple[str, int], str] = field(default_factory=dict)
     abouts: dict[tuple[str, int], str] = field(default_factory=dict)
     targets: dict[tuple[str, int], str] = field(default_factory=dict)
+    exports: dict[tuple[str, int], Export] = field(default_factory=dict)
     controls: dict[str, dict[tuple[int, str], set[str]]] = field(default_factory=dict)
     addresses: dict[str, str] = field(default_factory=dict)
     namespaces: dict[int, str] = field(default_factory=dict)
@@ -162,6 +164,9 @@ class FabricTwin:
         going = [tap for tap in self._taps(bridge) if tap not in kept]
         self._take_out(bridge.host, going)
         self._world.abouts[at] = bridge.about
+        self._world.exports.pop(at, None)
+        if bridge.export is not None:
+            self._world.exports[at] = bridge.export
         self._world.targets.pop(at, None)
         if bridge.controller is not None:
             self._world.targets[at] = bridge.controller.target
@@ -210,6 +215,7 @@ class FabricTwin:
             await self._world.halfway()
             del self._world.owners[at], self._world.bridges[at]
             self._world.abouts.pop(at, None)
+            self._world.exports.pop(at, None)
             self._world.targets.pop(at, None)
         await self._world.trap("fabric.remove:after", bridge)
 
@@ -618,6 +624,7 @@ class LookTwin:
                     about=self._world.abouts.get((host, vni), ""),
                     targets=tuple(filter(None, [self._world.targets.get((host, vni))])),
                     secure=(host, vni) in self._world.targets,
+                    export=self._world.exports.get((host, vni)),
                 )
                 for vni, owner in owners.items()
             ),

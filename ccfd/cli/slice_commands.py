@@ -23,6 +23,14 @@ Controller = Annotated[
         callback=parsed(controller_option.read_controller),
     ),
 ]
+Sflow = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS:PORT", help="A collector that its switches tell by sFlow."),
+]
+Ipfix = Annotated[
+    str | None,
+    typer.Option(metavar="ADDRESS:PORT", help="A collector that its switches tell by IPFIX."),
+]
 Description = Annotated[str | None, typer.Option(help="What it is for.")]
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The slice's name.")]
 
@@ -45,6 +53,8 @@ def create(
         bool, typer.Option("--gateway/--no-gateway", help="Give it a way out.")
     ] = True,
     controller: Controller = None,
+    sflow: Sflow = None,
+    ipfix: Ipfix = None,
     description: Description = None,
     project: Annotated[str | None, typer.Option(help="The project that it belongs to.")] = None,
     user: Annotated[str | None, typer.Option(help="The person that it belongs to.")] = None,
@@ -77,6 +87,7 @@ def create(
         "dhcp": dhcp,
         "gateway": gateway,
         "controller": controller_option.read_controller(controller) if controller else None,
+        "monitoring": _collectors(sflow, ipfix),
         "vms": [vm_option.read_vm(one) for one in vm or ()],
         "ssh_keys": [key for file in ssh_key or () for key in vm_option.read_keys(file)],
         "expires_in": vm_option.read_duration(expires_in) if expires_in else None,
@@ -162,6 +173,11 @@ def update(
     detach: Annotated[
         bool, typer.Option("--no-controller", help="Have its switches forward by themselves.")
     ] = False,
+    sflow: Sflow = None,
+    ipfix: Ipfix = None,
+    silent: Annotated[
+        bool, typer.Option("--no-monitoring", help="Have its switches tell no collector.")
+    ] = False,
     description: Description = None,
     expires_in: Annotated[
         str | None,
@@ -173,20 +189,30 @@ def update(
     ] = None,
     wait: Wait = True,
 ) -> None:
-    """Change a slice's description, its end, or its OpenFlow controller."""
+    """Change a slice's description, its end, its OpenFlow controller, or its collectors."""
     if detach and controller is not None:
         raise typer.BadParameter("give --controller or --no-controller, not both")
+    collectors = _collectors(sflow, ipfix)
+    if silent and collectors is not None:
+        raise typer.BadParameter("give --no-monitoring, or --sflow and --ipfix, not both")
     data = {
         "slice": name,
         "controller": controller_option.read_controller(controller) if controller else None,
+        "monitoring": collectors,
         "description": description,
         "expires_in": vm_option.read_duration(expires_in) if expires_in else None,
     }
     given = {key: value for key, value in data.items() if value is not None}
-    # Null is what detaches.
-    session(context).send_whole(
-        "slice.update", {**given, "controller": None} if detach else given, wait=wait
-    )
+    # Null is what ends them.
+    ended = {"controller": detach, "monitoring": silent}
+    nulls = {name: None for name, ends in ended.items() if ends}
+    session(context).send_whole("slice.update", {**given, **nulls}, wait=wait)
+
+
+def _collectors(sflow: str | None, ipfix: str | None) -> dict[str, str] | None:
+    """Return what is asked for as events say it; the address is looked at by ccfd."""
+    given = {"sflow": sflow, "ipfix": ipfix}
+    return {name: to for name, to in given.items() if to is not None} or None
 
 
 @app.command()

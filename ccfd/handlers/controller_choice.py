@@ -28,11 +28,11 @@ def of_tenant(asked: events.Controller | None, settings: Settings) -> Controller
     """
     if asked is None or asked.address is None:
         return None
-    whose = _ours(asked.address, settings)
-    if whose:
+    owner = whose(asked.address, settings)
+    if owner:
         raise Refused(
             "invalid_state",
-            f"{asked.address} is {whose}: switches are pointed at a controller of the tenant's own",
+            f"{asked.address} is {owner}: switches are pointed at a controller of the tenant's own",
         )
     return Controller(address=asked.address, port=asked.port or events.PLAIN_PORT)
 
@@ -81,13 +81,13 @@ def of_row(row: dict[str, object] | None) -> Controller | None:
     return None if row is None else Controller(**row)  # type: ignore[arg-type]  # JSON has no types
 
 
-def _ours(address: str, settings: Settings) -> str:
+def whose(address: str, settings: Settings) -> str:
     """Say which of ccfd's own addresses this is, as far as the settings tell them; or nothing."""
     asked = ipaddress.ip_address(address)
-    for whose, text in _places(settings):
+    for owner, text in _places(settings):
         try:
             if ipaddress.ip_address(text) == asked:
-                return whose
+                return owner
         except ValueError:  # a host's name: what it stands for may change at any time
             continue
     for network in settings.network:

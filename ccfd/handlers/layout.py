@@ -12,7 +12,7 @@ from ccfd.errors import Refused
 from ccfd.handlers import tags
 from ccfd.ipam import control
 from ccfd.model import names
-from ccfd.model.network import Bridge, Dhcp, Lease, Namespace, Port, Ports
+from ccfd.model.network import Bridge, Dhcp, Export, Lease, Namespace, Port, Ports
 from ccfd.model.slice import PlannedSlice, PlannedVm
 from ccfd.model.vm import Disk, ImageOnHost, Link, Machine, Start
 from ccfd.settings import Settings
@@ -62,9 +62,16 @@ class Layout:
                     ports=(*fixed, *(self._tap(vm) for vm in vms)),
                     about=about,
                     controller=planned.controller,
+                    export=self._export(planned),
                 )
             )
         return tuple(bridges)
+
+    def _export(self, planned: PlannedSlice) -> Export | None:
+        if planned.monitoring is None:
+            return None
+        slices = self.settings.slices
+        return Export(to=planned.monitoring, sampling=slices.sampling, polling=slices.polling)
 
     def _tunnel(self, planned: PlannedSlice, peer: str) -> Port:
         return Port(name=names.tunnel(planned.vni, peer), kind="vxlan", remote_ip=peer)

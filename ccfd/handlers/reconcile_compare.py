@@ -213,6 +213,8 @@ def _difference(bridge: Bridge, seen: _Seen) -> str:
     targets = () if bridge.controller is None else (bridge.controller.target,)
     if (found.targets, found.secure) != (targets, bool(targets)):
         return "it is not controlled as it should be"
+    if found.export != bridge.export:
+        return "it does not tell collectors what it should"
     wanted, there = {row.name for row in on_bridge(bridge.ports)}, seen.ports[at]
     if wanted - there:
         return f"port {min(wanted - there)} is not on it"

@@ -10,7 +10,13 @@ from sqlalchemy.engine import Row
 
 from ccfd import documents
 from ccfd.errors import Refused
-from ccfd.handlers import control_layout, controller_choice, gateway_choice, vm_choice
+from ccfd.handlers import (
+    control_layout,
+    controller_choice,
+    gateway_choice,
+    monitoring_choice,
+    vm_choice,
+)
 from ccfd.handlers.gateway_layout import gateways
 from ccfd.handlers.layout import Layout
 from ccfd.ipam import pools, subnets
@@ -107,6 +113,7 @@ class CreateSlice(Handler[SliceCreate, CreatePlan]):
             vms=vms,
             controller=controller,
             gateway=outside,
+            monitoring=monitoring_choice.of_tenant(body.monitoring, self._settings),
             description=body.description,
             project=body.project,
             user=body.user,
@@ -276,6 +283,7 @@ async def insert_slice(
             user=planned.user,
             gateway=gateway_choice.to_row(planned),
             controller=controller_choice.to_row(planned.controller),
+            monitoring=monitoring_choice.to_row(planned.monitoring),
             ssh_keys=list(planned.ssh_keys),
             ssh_public_key=pair.public if pair else None,
             ssh_sealed_key=pair.sealed if pair else None,
@@ -299,6 +307,7 @@ async def planned_slice(row: Row[Any], transaction: Transaction) -> PlannedSlice
         vms=await vm_choice.planned(row.name, transaction),
         controller=controller_choice.of_row(row.controller),
         gateway=gateway_choice.of_row(row.gateway),
+        monitoring=monitoring_choice.of_row(row.monitoring),
         description=row.description,
         project=row.project,
         user=row.user,

@@ -9,7 +9,13 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.engine import Row
 
 from ccfd.errors import Refused
-from ccfd.handlers import control_layout, controller_choice, vm_choice, vm_steps
+from ccfd.handlers import (
+    control_layout,
+    controller_choice,
+    monitoring_choice,
+    vm_choice,
+    vm_steps,
+)
 from ccfd.handlers.layout import Layout
 from ccfd.handlers.slice_events import document, planned_slice
 from ccfd.model.slice import PlannedSlice, PlannedVm
@@ -41,7 +47,7 @@ class UpdatePlan:
 
 
 class UpdateSlice(Handler[SliceUpdate, UpdatePlan]):
-    """Change a slice's description, its end, or the controller that its switches dial.
+    """Change a slice's description, its end, its controller, or who is told of its traffic.
 
     What is only told of the slice is changed at once, also while a host is away; its bridges
     learn of it by the next sweep.
@@ -70,7 +76,7 @@ class UpdateSlice(Handler[SliceUpdate, UpdatePlan]):
             raise Refused("invalid_state", f"the slice {body.slice} is {row.state}")
         before = await planned_slice(row, transaction)
         after = await self._changed(before, row, body, transaction)
-        if after.controller == before.controller:
+        if (after.controller, after.monitoring) == (before.controller, before.monitoring):
             await _store(after, transaction)
             return Done(await document(body.slice, transaction))
         plan = UpdatePlan(before=before, after=after)
@@ -92,6 +98,9 @@ class UpdateSlice(Handler[SliceUpdate, UpdatePlan]):
             after = replace(after, description=body.description)
         if body.expires_in is not None:
             after = replace(after, expires_at=transaction.now + timedelta(seconds=body.expires_in))
+        if "monitoring" in body.model_fields_set:
+            told = monitoring_choice.of_tenant(body.monitoring, self._settings)
+            after = replace(after, monitoring=told)
         if "controller" not in body.model_fields_set:
             return after
         if body.controller is not None and body.controller.image is not None:
@@ -186,6 +195,7 @@ async def _store(after: PlannedSlice, transaction: Transaction) -> None:
     values: dict[str, Any] = {
         "description": after.description,
         "controller": controller_choice.to_row(after.controller),
+        "monitoring": monitoring_choice.to_row(after.monitoring),
         "expires_at": after.expires_at,
     }
     if row.expires_at != after.expires_at:

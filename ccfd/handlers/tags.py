@@ -6,13 +6,14 @@ what is at its default. A reader passes over fields that it does not know.
 
 import ipaddress
 import json
+from dataclasses import asdict
 from typing import Any
 
 from pydantic import ValidationError
 
 from ccfd.errors import Refused
 from ccfd.model.slice import PlannedSlice, PlannedVm
-from ccfd.requests.events import Bandwidth, Name, VmSpec
+from ccfd.requests.events import Bandwidth, Monitoring, Name, VmSpec
 from ccfd.workflow.steps import adapter
 
 
@@ -35,6 +36,8 @@ def read_slice(text: str) -> PlannedSlice:
     _check(Name, planned.name)
     _check(ipaddress.IPv4Interface, planned.address)
     _check(ipaddress.IPv4Address | None, planned.gateway)
+    if planned.monitoring is not None:
+        _check(Monitoring, {name: to for name, to in asdict(planned.monitoring).items() if to})
     if planned.created_at is None or planned.expires_at is None:
         raise _unreadable("created_at or expires_at is missing")
     return planned

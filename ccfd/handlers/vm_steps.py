@@ -58,8 +58,8 @@ def going(layout: Layout, plan: VmPlan) -> Steps:
 
 
 def controlled(layout: Layout, before: PlannedSlice, after: PlannedSlice) -> Stage:
-    """Have the bridges that stay dial what *after* says."""
-    if before.controller == after.controller:
+    """Have the bridges that stay dial, and tell collectors, what *after* says."""
+    if (before.controller, before.monitoring) == (after.controller, after.monitoring):
         return ()
     old = {bridge.host: bridge for bridge in layout.bridges(before)}
     return each(

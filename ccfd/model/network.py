@@ -48,11 +48,35 @@ class Controller:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Monitoring:
+    """Who is told what passes a slice's bridges: a collector of sFlow, one of IPFIX, or both.
+
+    Each is `ADDRESS:PORT`, an IPv6 address in brackets; UDP.
+    """
+
+    sflow: str | None = None
+    ipfix: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """What a bridge tells collectors: one packet of `sampling`, by chance.
+
+    Every `polling` seconds sFlow tells its ports' counters, and IPFIX the flows that it has put
+    together meanwhile.
+    """
+
+    to: Monitoring
+    sampling: int
+    polling: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Bridge:
     """The bridge of slice `slice` on `host` (a host's name, or `names.NODE`) with its ports.
 
     `about` is what the bridge tells of its slice (`handlers.tags`). Without a controller it
-    forwards by itself.
+    forwards by itself, without an export it tells nobody what passes it.
     """
 
     host: str
@@ -61,6 +85,7 @@ class Bridge:
     ports: tuple[Port, ...] = ()
     about: str = ""
     controller: Controller | None = None
+    export: Export | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ default, never renamed.
 from dataclasses import dataclass
 from datetime import datetime
 
-from ccfd.model.network import Controller
+from ccfd.model.network import Controller, Monitoring
 from ccfd.model.vm import Image
 
 
@@ -53,6 +53,7 @@ class PlannedSlice:
     vms: tuple[PlannedVm, ...] = ()
     controller: Controller | None = None
     gateway: str | None = None
+    monitoring: Monitoring | None = None
     description: str | None = None
     project: str | None = None
     user: str | None = None

@@ -12,7 +12,7 @@ from typing import Any
 from ccfd.errors import Refused
 from ccfd.model import names
 from ccfd.model.network import Bridge, Port, Ports
-from ccfd.network import controllers
+from ccfd.network import controllers, exports
 from ccfd.network.changes import (
     ABOUT,
     CONTROL,
@@ -167,12 +167,17 @@ def _bridge_columns(wanted: Bridge, switch: Switch, present: BridgeRow | None) -
     }
 
 
+def _exports(wanted: Bridge, switch: Switch) -> exports.Wanted:
+    return exports.rows(wanted.export, wanted.vni, switch.tunnel_ip)
+
+
 def _insert_bridge(wanted: Bridge, switch: Switch, seen: Snapshot, change: Change) -> None:
     own = Local(names.bridge(wanted.vni))
     rows = insert_ports(wanted, switch, seen, (own, *on_bridge(wanted.ports)), change)
     columns = written(_bridge_columns(wanted, switch, None))
     name = names.bridge(wanted.vni)
     columns |= controllers.attach(name, controllers.dialled(wanted.controller), (), change)
+    columns |= exports.attach(_exports(wanted, switch), (), change)
     insert_bridge(name, columns, rows, change)
 
 
@@ -183,5 +188,6 @@ def _correct_bridge(
     wrong = {name: value for name, value in columns.items() if getattr(present, name) != value}
     dialled = controllers.dialled(wanted.controller)
     wrong |= controllers.attach(present.name, dialled, seen.controllers, change)
+    wrong |= exports.attach(_exports(wanted, switch), seen.exports, change)
     if wrong:
         change.ops.append(update("Bridge", present.uuid, wrong))

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ccfd.network.ovsdb import Operation
-from ccfd.network.rows import BridgeRow, ControllerRow, InterfaceRow, PortRow, to_map, to_uuids
+from ccfd.network.rows import (
+    BridgeRow,
+    ControllerRow,
+    ExportRow,
+    InterfaceRow,
+    PortRow,
+    to_map,
+    to_uuids,
+)
 
 SLICE = "ccf-slice"
 VNI = "ccf-vni"
@@ -53,6 +61,7 @@ class Snapshot:
     ports: tuple[PortRow, ...] = ()
     interfaces: tuple[InterfaceRow, ...] = ()
     controllers: tuple[ControllerRow, ...] = ()
+    exports: tuple[ExportRow, ...] = ()
     taken: frozenset[str] = frozenset()
     next_cfg: int = 0
     fresh: frozenset[str] = frozenset()

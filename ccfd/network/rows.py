@@ -18,8 +18,21 @@ BRIDGE_COLUMNS = [
     "ports",
     "controller",
     "protocols",
+    "sflow",
+    "ipfix",
 ]
 PORT_COLUMNS = ["_uuid", "name", "interfaces"]
+EXPORT_COLUMNS = {
+    "sFlow": ["_uuid", "targets", "agent", "header", "polling", "sampling"],
+    "IPFIX": [
+        "_uuid",
+        "targets",
+        "sampling",
+        "obs_domain_id",
+        "cache_active_timeout",
+        "cache_max_flows",
+    ],
+}
 CONTROLLER_COLUMNS = [
     "_uuid",
     "target",
@@ -44,7 +57,7 @@ INTERFACE_COLUMNS = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeRow:
-    """A row of table Bridge; `ports` and `controllers` are row ids."""
+    """A row of table Bridge; `ports`, `controllers` and `exports` (by their tables) are row ids."""
 
     uuid: str
     name: str
@@ -55,6 +68,7 @@ class BridgeRow:
     ports: frozenset[str]
     controllers: frozenset[str] = frozenset()
     protocols: frozenset[str] = frozenset()
+    exports: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +84,15 @@ class ControllerRow:
     rate_limit: int | None = None
     local_ip: str | None = None
     local_netmask: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRow:
+    """A row of `table` (sFlow or IPFIX), by its columns; `targets` is in order."""
+
+    uuid: str
+    table: str
+    columns: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,6 +132,7 @@ def bridge_row(row: Mapping[str, Any]) -> BridgeRow:
         ports=as_uuids(row["ports"]),
         controllers=as_uuids(row["controller"]),
         protocols=frozenset(_members(row["protocols"])),
+        exports={"sFlow": as_uuids(row["sflow"]), "IPFIX": as_uuids(row["ipfix"])},
     )
 
 
@@ -122,6 +146,13 @@ def controller_row(row: Mapping[str, Any]) -> ControllerRow:
         local_ip=as_optional(row["local_ip"]),
         local_netmask=as_optional(row["local_netmask"]),
     )
+
+
+def export_row(table: str, row: Mapping[str, Any]) -> ExportRow:
+    """Read a row of *table* with its EXPORT_COLUMNS."""
+    columns = {name: as_optional(row[name]) for name in EXPORT_COLUMNS[table] if name != "_uuid"}
+    columns["targets"] = tuple(sorted(_members(row["targets"])))
+    return ExportRow(uuid=row["_uuid"][1], table=table, columns=columns)
 
 
 def port_row(row: Mapping[str, Any]) -> PortRow:

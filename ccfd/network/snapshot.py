@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ccfd.model import names
-from ccfd.model.network import Bridge, Port, Ports
-from ccfd.network import control, guard
+from ccfd.model.network import Bridge, Export, Port, Ports
+from ccfd.network import control, exports, guard
 from ccfd.network.changes import ABOUT, GUARD, HOST, IP, SLICE, VM, VNI, Snapshot
 from ccfd.network.guard import SeenGuard
 from ccfd.network.ovsdb import DATABASE, Operation, Ovsdb, Result
@@ -14,14 +14,17 @@ from ccfd.network.ports import MAC, PARKED
 from ccfd.network.rows import (
     BRIDGE_COLUMNS,
     CONTROLLER_COLUMNS,
+    EXPORT_COLUMNS,
     INTERFACE_COLUMNS,
     PORT_COLUMNS,
     BridgeRow,
     ControllerRow,
+    ExportRow,
     InterfaceRow,
     PortRow,
     bridge_row,
     controller_row,
+    export_row,
     interface_row,
     port_row,
     to_map,
@@ -36,7 +39,8 @@ class SeenBridge:
     """A bridge with a tag of ours; `vni` is None where that tag is missing.
 
     `about` is what it tells of its slice, empty where an older release made it. `targets` are the
-    controllers that it dials; `secure` tells that it does not forward without them.
+    controllers that it dials; `secure` tells that it does not forward without them. `export` is
+    what it tells collectors.
     """
 
     name: str
@@ -45,6 +49,7 @@ class SeenBridge:
     about: str = ""
     targets: tuple[str, ...] = ()
     secure: bool = False
+    export: Export | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +115,18 @@ async def read_bridge(db: Ovsdb, name: str, wanted: Iterable[str]) -> Snapshot:
     ids = {uuid for port in ports for uuid in port.interfaces}
     rows = await _by_id(db, "Interface", ids, INTERFACE_COLUMNS)
     controllers = await _by_id(db, "Controller", bridge.controllers, CONTROLLER_COLUMNS)
+    exported = [
+        export_row(table, row)
+        for table, uuids in bridge.exports.items()
+        for row in await _by_id(db, table, uuids, EXPORT_COLUMNS[table])
+    ]
     inside = bridge.ports | ids
     return Snapshot(
         bridge=bridge,
         ports=tuple(ports),
         interfaces=tuple(interface_row(row) for row in rows),
         controllers=tuple(controller_row(row) for row in controllers),
+        exports=tuple(exported),
         taken=frozenset(row["name"] for row in found if row["_uuid"][1] not in inside),
         next_cfg=next_cfg,
     )
@@ -310,14 +321,21 @@ async def read_down(db: Ovsdb, links: Sequence[str]) -> list[str]:
 
 async def read_inventory(db: Ovsdb) -> Inventory:
     """Read every bridge and interface that carries `external_ids:ccf-slice`."""
-    bridges_result, ports_result, interfaces_result, controllers_result = await db.transact(
+    results = await db.transact(
         [
             _select("Bridge", [], BRIDGE_COLUMNS),
             _select("Port", [], PORT_COLUMNS),
             _select("Interface", [], INTERFACE_COLUMNS),
             _select("Controller", [], CONTROLLER_COLUMNS),
+            *(_select(table, [], columns) for table, columns in EXPORT_COLUMNS.items()),
         ]
     )
+    bridges_result, ports_result, interfaces_result, controllers_result, *exports_results = results
+    exported: dict[str, ExportRow] = {
+        row.uuid: row
+        for table, result in zip(EXPORT_COLUMNS, exports_results, strict=True)
+        for row in (export_row(table, one) for one in result["rows"])
+    }
     controllers = {row.uuid: row for row in map(controller_row, controllers_result["rows"])}
     bridges = [bridge_row(row) for row in bridges_result["rows"]]
     ports = [port_row(row) for row in ports_result["rows"]]
@@ -332,6 +350,9 @@ async def read_inventory(db: Ovsdb) -> Inventory:
                 about=bridge.external_ids.get(ABOUT, ""),
                 targets=tuple(sorted(controllers[uuid].target for uuid in bridge.controllers)),
                 secure=bridge.fail_mode == "secure",
+                export=exports.read(
+                    exported[uuid] for uuids in bridge.exports.values() for uuid in uuids
+                ),
             )
             for bridge in sorted(bridges, key=lambda bridge: bridge.name)
             if SLICE in bridge.external_ids

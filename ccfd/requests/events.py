@@ -4,6 +4,7 @@ JSON types are strict, unknown fields are refused, and null is refused where it 
 """
 
 import ipaddress
+import re
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
@@ -118,6 +119,57 @@ PLAIN_PORT = 6633
 """Where an OpenFlow controller listens that says nothing else (OpenFlow 1.0's port)."""
 
 
+def _reachable(address: str) -> str:
+    """Return *address* in its usual form; raise where a switch must not send to it."""
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        raise PydanticCustomError("address", "not an IP address") from None
+    if isinstance(known, ipaddress.IPv6Address) and known.ipv4_mapped is not None:
+        known = known.ipv4_mapped
+    # A switch would reach its own host by these, or whatever happens to be beside it.
+    if (
+        known.is_loopback
+        or known.is_unspecified
+        or known.is_multicast
+        or known.is_link_local
+        or known == ipaddress.IPv4Address("255.255.255.255")
+        or (known.version == 4 and known in _THIS_NETWORK)
+    ):
+        raise PydanticCustomError(
+            "address", "a loopback, link-local, multicast or broadcast address"
+        )
+    return str(known)
+
+
+def _collector(text: str) -> str:
+    """Return `ADDRESS:PORT` in its usual form, an IPv6 address in brackets."""
+    address, _, port = text.rpartition(":")
+    bare = address.removeprefix("[").removesuffix("]")
+    if (":" in bare) != (address != bare) or not re.fullmatch(r"[0-9]{1,5}", port):
+        raise PydanticCustomError("collector", "must be ADDRESS:PORT, IPv6 as [ADDRESS]:PORT")
+    if not 1 <= int(port) <= 65535:
+        raise PydanticCustomError("collector", "a port is from 1 to 65535")
+    known = _reachable(bare)
+    return f"[{known}]:{int(port)}" if ":" in known else f"{known}:{int(port)}"
+
+
+Collector = Annotated[str, StringConstraints(max_length=64), AfterValidator(_collector)]
+
+
+class Monitoring(Body):
+    """Who is told what passes a slice's bridges: collectors of sFlow and IPFIX."""
+
+    sflow: Collector | None = None
+    ipfix: Collector | None = None
+
+    @model_validator(mode="after")
+    def _is_any(self) -> Self:
+        if self.sflow is None and self.ipfix is None:
+            raise PydanticCustomError("monitoring", "give sflow, ipfix or both")
+        return self
+
+
 class Controller(Body):
     """The OpenFlow controller of a slice: a VM from an image, or the tenant's own address."""
 
@@ -128,25 +180,7 @@ class Controller(Body):
     @field_validator("address")
     @classmethod
     def _is_reachable(cls, address: str) -> str:
-        try:
-            known = ipaddress.ip_address(address)
-        except ValueError:
-            raise PydanticCustomError("address", "not an IP address") from None
-        if isinstance(known, ipaddress.IPv6Address) and known.ipv4_mapped is not None:
-            known = known.ipv4_mapped
-        # A switch would dial its own host by these, or whatever happens to be beside it.
-        if (
-            known.is_loopback
-            or known.is_unspecified
-            or known.is_multicast
-            or known.is_link_local
-            or known == ipaddress.IPv4Address("255.255.255.255")
-            or (known.version == 4 and known in _THIS_NETWORK)
-        ):
-            raise PydanticCustomError(
-                "address", "a loopback, link-local, multicast or broadcast address"
-            )
-        return str(known)
+        return _reachable(address)
 
     @model_validator(mode="after")
     def _is_one_kind(self) -> Self:
@@ -169,6 +203,7 @@ class SliceCreate(Body):
     dhcp: bool = True
     gateway: bool = True
     controller: Controller | None = None
+    monitoring: Monitoring | None = None
     vms: Annotated[tuple[VmSpec, ...], Field(max_length=61)] = ()
     ssh_keys: Annotated[tuple[SshKey, ...], Field(max_length=64)] = ()
     expires_in: Annotated[int, Field(ge=1, le=10 * YEAR)] | None = None
@@ -182,13 +217,14 @@ class SliceCreate(Body):
 
 
 class SliceUpdate(Body):
-    """Change what a slice is told to be; `controller` null detaches it."""
+    """Change what a slice is told to be; null for `controller` or `monitoring` ends it."""
 
-    nullable = frozenset({"controller"})
+    nullable = frozenset({"controller", "monitoring"})
 
     slice: Name
     description: Text | None = None
     controller: Controller | None = None
+    monitoring: Monitoring | None = None
     expires_in: Annotated[int, Field(ge=1, le=10 * YEAR)] | None = None
 
 

@@ -302,6 +302,7 @@ slices = Table(
     Column("dhcp", Boolean, nullable=False),
     Column("gateway", Json),
     Column("controller", Json),
+    Column("monitoring", Json),
     Column("controller_connected", Boolean),
     Column("description", Text),
     Column("project", Text),

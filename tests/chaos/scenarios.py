@@ -78,6 +78,10 @@ OWN = {"address": "198.51.100.9", "port": 6653}
 ATTACH = ("slice.update", {"slice": SLICE, "controller": OWN})
 DETACH = ("slice.update", {"slice": SLICE, "controller": None})
 
+WATCH = ("slice.update", {"slice": SLICE, "monitoring": {"sflow": "198.51.100.8:6343"}})
+UNWATCH = ("slice.update", {"slice": SLICE, "monitoring": None})
+BOTH = {"sflow": "198.51.100.8:6343", "ipfix": "198.51.100.8:4739"}
+
 IMAGE = {"image": "tiny"}
 CONTROL = ("controller.create", {"slice": SLICE, "image_name": "tiny"})
 UNCONTROL = ("controller.delete", {"vm": "its"})
@@ -169,6 +173,15 @@ SCENARIOS = (
         asks=(ATTACH,),
         refuses=(("fabric.change:before", "h2"),),
     ),
+    Scenario(story="told to collectors", asks=(create(A, B, monitoring=BOTH),)),
+    Scenario(story="told to a collector", before=(create(A, B),), asks=(WATCH,)),
+    Scenario(
+        story="told to a collector, refused by a host",
+        before=(create(A, B),),
+        asks=(WATCH,),
+        refuses=(("fabric.change:before", "h2"),),
+    ),
+    Scenario(story="told to nobody", before=(create(A, B, monitoring=BOTH),), asks=(UNWATCH,)),
     Scenario(
         story="told only",
         before=(create(A),),

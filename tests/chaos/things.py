@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from tests.twins import World
 Things = dict[str, set[str]]
 KINDS = (
     *("domains", "bridges", "ports", "namespaces", "leases", "servers", "volumes"),
-    # Which bridges dial whom, and which slices are on the control network.
-    *("targets", "uses", "flows"),
+    # Which bridges dial whom and tell whom, which slices are on the control network, and whose
+    # flows the guards have.
+    *("targets", "told", "uses", "flows"),
 )
 
 
@@ -50,16 +52,26 @@ def expected(slices: Iterable[dict[str, Any]], tunnel_ips: Mapping[str, str]) ->
                 found["volumes"].add(f"{vm['host']}: {volume}")
             if one["dhcp"] and vm["kind"] == "slice":
                 found["leases"].add(f"{node}: {vm['mac']} {vm['ip']} {vm['name']}")
+        places = {node, *tenants}
+        found["told"] |= _at(places, vni, _collectors(one))
         dialled = one["controller"]
         if dialled is not None:
             target = f"tcp:{dialled['address']}:{dialled['port']}"
-            for place in {node, *tenants}:
-                found["targets"].add(f"{place}: {names.bridge(vni)} {target}")
+            found["targets"] |= _at(places, vni, [target])
             if "vm" in dialled:
                 places = {vm["host"] for vm in held}
                 _network(names.CONTROL_VNI, places, tunnel_ips, found)
                 found["uses"] |= {f"{place}: {one['slice']}" for place in {node, *places}}
     return found
+
+
+def _collectors(document: dict[str, Any]) -> list[str]:
+    return [f"{kind} {to}" for kind, to in (document["monitoring"] or {}).items() if to]
+
+
+def _at(places: Iterable[str], vni: int, whom: Iterable[str]) -> set[str]:
+    """Say of the slice's bridges at *places* that each knows of *whom*."""
+    return {f"{place}: {names.bridge(vni)} {one}" for place in places for one in whom}
 
 
 def _network(vni: int, hosts: Iterable[str], tunnel_ips: Mapping[str, str], found: Things) -> None:
@@ -112,6 +124,12 @@ def of_twins(world: World) -> Things:
         "targets": {
             f"{host}: {names.bridge(vni)} {target}" for (host, vni), target in world.targets.items()
         },
+        "told": {
+            f"{host}: {names.bridge(vni)} {kind} {to}"
+            for (host, vni), export in world.exports.items()
+            for kind, to in asdict(export.to).items()
+            if to is not None
+        },
         "uses": {f"{host}: {name}" for host, uses in world.controls.items() for _, name in uses},
         "servers": {f"{names.NODE}: {vni}" for vni in {**world.dhcp, **world.dhcp_files}},
         "volumes": {f"{host}: {names.disk_volume(vm)}" for host, vm in world.disks}
@@ -145,6 +163,7 @@ def of_lab(lab: Lab) -> Things:
         found[kind] = set(present.get(kind, ()))
     found["targets"] = set(_targets(lab))
     found["flows"] = set(_flows(lab))
+    found["told"] = set(_told(lab))
     # `ip netns list` says more than the name.
     found["namespaces"] = {" ".join(line.split()[:2]) for line in present.get("namespaces", ())}
     for pid in lab.pids(names.NODE, "dnsmasq"):
@@ -174,6 +193,20 @@ def _flows(lab: Lab) -> Iterator[str]:
             for line in lab.run(place, dump).stdout.splitlines():
                 if "cookie=" in line:
                     yield f"{place}: {line.strip().removeprefix('cookie=').partition(',')[0]}"
+
+
+def _told(lab: Lab) -> Iterator[str]:
+    """List which of ccf's bridges tell which collectors."""
+    for place in (*lab.layout.compute, names.NODE):
+        for table in ("sFlow", "IPFIX"):
+            show = ["ovs-vsctl", "--bare", "--columns=_uuid,targets", "list", table]
+            rows = lab.run(place, show).stdout.split("\n\n")
+            told = dict(row.split("\n") for row in rows if row.strip())
+            show = ["ovs-vsctl", "--bare", f"--columns=name,{table.lower()}", "list", "bridge"]
+            for row in lab.run(place, show).stdout.strip().split("\n\n"):
+                name, _, uuid = row.partition("\n")
+                if name.startswith(names.PREFIX) and uuid.strip() in told:
+                    yield f"{place}: {name} {table.lower()} {told[uuid.strip()].strip()}"
 
 
 def running(lab: Lab) -> set[str]:

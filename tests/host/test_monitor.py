@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 from ccfd.model import names
-from ccfd.model.network import Controller
+from ccfd.model.network import Controller, Export, Monitoring
 from ccfd.network import Fabric
 from ccfd.network.mirror import WatchedPort
 from ccfd.network.monitor import Monitor, News
 from ccfd.settings import Settings
+from tests.collectors import PACKETS, Collector
 from tests.host.test_network import (
     Guest,
     Switch,
@@ -105,6 +106,51 @@ async def test_the_watch_follows_ports_counters_controllers_and_restarts(
         one.stop()
         await until(lambda: not watch.is_up(one.name))
         assert watch.told("lost") == 0
+
+
+async def test_collectors_get_samples_and_flows_until_the_slice_has_none(
+    fabric: Fabric, switch: Switch, guests: tuple[Guest, Guest]
+) -> None:
+    one, two = guests
+    for guest in guests:
+        guest.start()
+    with contextlib.closing(Collector("172.20.0.1")) as collector:
+        told = Monitoring(
+            sflow=f"172.20.0.1:{collector.sflow_port}", ipfix=f"172.20.0.1:{collector.ipfix_port}"
+        )
+        wanted = bridge(link(10), link(11))
+        watched = replace(wanted, export=Export(to=told, sampling=2, polling=1))
+        await fabric.make(watched)
+        (seen,) = (await fabric.inventory(names.NODE)).bridges
+        assert seen.export == watched.export
+        changes = switch.vsctl("get", "open_vswitch", ".", "next_cfg")
+        await fabric.make(watched)
+        assert switch.vsctl("get", "open_vswitch", ".", "next_cfg") == changes
+        assert one.reaches(two.address, within=10)
+        both = {(one.address, two.address), (two.address, one.address)}
+
+        def has_come() -> bool:
+            collector.look()
+            counters = sum(datagram.counters for datagram in collector.sflows)
+            return both <= collector.sampled() and both <= collector.ipfix.flows() and counters > 0
+
+        with pinging(one, two):
+            await until(has_come)
+        assert {(one.version, one.agent) for one in collector.sflows} == {(5, "172.20.0.1")}
+        assert {sample.rate for one in collector.sflows for sample in one.samples} == {2}
+        assert collector.ipfix.versions == {10}
+        assert collector.ipfix.domains == {1001}
+        assert all(int.from_bytes(one[PACKETS]) > 0 for one in collector.ipfix.records)
+
+    # Somebody else's hand is put right, and a bridge without an export leaves no row behind.
+    switch.vsctl("set", "sflow", ".", "sampling=1")
+    await fabric.make(watched)
+    assert switch.vsctl("get", "sflow", ".", "sampling") == "2"
+    await fabric.make(wanted)
+    assert switch.vsctl("list", "sflow") + switch.vsctl("list", "ipfix") == ""
+    await fabric.make(watched)
+    await fabric.remove(watched)
+    assert switch.vsctl("list", "sflow") + switch.vsctl("list", "ipfix") == ""
 
 
 def seen_controllers(watch: Watch) -> list[tuple[str, bool]]:

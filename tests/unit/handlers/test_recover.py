@@ -53,7 +53,11 @@ async def test_all_that_hosts_hold_is_made_again(lost: Lost) -> None:
         {"slice": "three", "ipcount": 8, "vms": [sized]},
         {"slice": "empty", "ipcount": 16},
         two("led", controller={"image": "tiny"}),
-        two("own", controller={"address": "198.51.100.9"}),
+        two(
+            "own",
+            controller={"address": "198.51.100.9"},
+            monitoring={"ipfix": "198.51.100.8:4739"},
+        ),
     )
     async with lost.running():
         await lost.harness.ask("slice.delete", slice="gone")

@@ -83,6 +83,7 @@ class SwitchTwin:
             bridge
             | tags
             | {"ports": nothing, "controller": nothing, "protocols": nothing, "fail_mode": "secure"}
+            | {"sflow": nothing, "ipfix": nothing}
         ]
 
 

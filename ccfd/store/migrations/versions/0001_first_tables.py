@@ -245,6 +245,7 @@ def upgrade() -> None:
         sa.Column("dhcp", sa.Boolean(), nullable=False),
         sa.Column("gateway", JSON, nullable=True),
         sa.Column("controller", JSON, nullable=True),
+        sa.Column("monitoring", JSON, nullable=True),
         sa.Column("controller_connected", sa.Boolean(), nullable=True),
         sa.Column("description", sa.Text(), nullable=True),
         sa.Column("project", sa.Text(), nullable=True),
