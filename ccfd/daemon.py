@@ -226,7 +226,8 @@ class Daemon:
             settings.console,
             self.database,
             self._hypervisors.screens,
-            self.metrics,
+            self._hypervisors.serials,
+            counters=self.metrics,
             tls=partial(tls_context, settings.tls),
         )
         self._ssh_keys = SshKeys(settings.slices.ssh_key_secrets)

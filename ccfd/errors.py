@@ -28,6 +28,7 @@ ErrorCode = Literal[
     "host_not_found",
     "request_not_found",
     "console_not_found",
+    "console_in_use",
     "no_valid_host",
     "host_unreachable",
     "hypervisor_error",

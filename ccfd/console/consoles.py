@@ -11,6 +11,7 @@ import structlog
 
 from ccfd.console import ledger, relay
 from ccfd.console.closing import (
+    BUSY,
     ENDED,
     GOING_AWAY,
     HOST_DOWN,
@@ -24,6 +25,7 @@ from ccfd.console.closing import (
 )
 from ccfd.console.ledger import Issued, Opened
 from ccfd.console.relay import Viewer
+from ccfd.console.serial import Reader, SerialConsoles, Serials
 from ccfd.console.tickets import Kind
 from ccfd.console.wire import Wire, connect
 from ccfd.errors import CcfdError
@@ -65,13 +67,13 @@ class Session:
     viewer: Viewer
     since: float
     end: asyncio.Future[Close]
-    wire: Wire | None = None
+    source: Wire | Reader | None = None
     counted: tuple[int, int] = (0, 0)
     moved_at: float = field(default=0.0)
 
     def moved(self) -> tuple[int, int]:
         """Return how many bytes went to the viewer, and came from it."""
-        return (self.wire.received if self.wire is not None else 0, self.viewer.sent)
+        return (self.source.received if self.source is not None else 0, self.viewer.sent)
 
     def finish(self, why: Close) -> None:
         """Have it closed; the first reason counts."""
@@ -87,14 +89,16 @@ class Consoles:
         settings: Console,
         database: Database,
         screens: Screens,
-        counters: Counters,
+        serials: Serials,
         *,
+        counters: Counters,
         tls: Callable[[], ssl.SSLContext],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._database = database
         self._screens = screens
+        self._serials = SerialConsoles(serials)
         self._counters = counters
         self._tls = tls
         self._clock = clock
@@ -103,6 +107,11 @@ class Consoles:
         self._places = settings.sessions
         self._is_closing = False
         self._seen_at = 0.0
+
+    @property
+    def open(self) -> tuple[Session, ...]:
+        """The sessions that are open here."""
+        return tuple(self._sessions.values())
 
     async def issue(self, vm: str, kind: Kind, *, view_only: bool, to: str) -> Issued:
         """Give out a ticket for a VM's console. Raises `Refused`."""
@@ -234,21 +243,29 @@ class Consoles:
 
     async def _relay(self, session: Session) -> Close:
         opened = session.opened
+        relay_it = self._serial if opened.kind == "serial" else self._screen
         try:
-            wire = await connect(await self._screens.find(opened.host, opened.vm), self._tls)
+            return await relay_it(session, opened)
         except Closed as exc:
             return exc.close
         except CcfdError as exc:
-            log.warning("screen not reached", vm=opened.vm, host=opened.host, why=exc.message)
-            return NOT_RUNNING if exc.code == "invalid_state" else HOST_DOWN
-        session.wire = wire
+            log.warning("console not reached", vm=opened.vm, host=opened.host, why=exc.message)
+            return {"invalid_state": NOT_RUNNING, "console_in_use": BUSY}.get(exc.code, HOST_DOWN)
+
+    async def _screen(self, session: Session, opened: Opened) -> Close:
+        wire = await connect(await self._screens.find(opened.host, opened.vm), self._tls)
+        session.source = wire
         try:
             await relay.greet(session.viewer)
             return await relay.join(session.viewer, wire, view_only=opened.view_only)
-        except Closed as exc:
-            return exc.close
         finally:
             wire.abort()
+
+    async def _serial(self, session: Session, opened: Opened) -> Close:
+        session.source = reader = Reader()
+        return await self._serials.join(
+            session.viewer, reader, opened.host, opened.vm, view_only=opened.view_only
+        )
 
     async def _why_hung_up(self, session: Session) -> Close:
         """Say what became of the VM, if the database tells it in a moment."""

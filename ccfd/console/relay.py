@@ -41,6 +41,12 @@ class Viewer:
         """Bytes that the browser sent, the handshake's not counted."""
 
     @property
+    def waiting(self) -> int:
+        """How many bytes wait for the browser to take them."""
+        transport = self._request.transport
+        return 0 if transport is None else transport.get_write_buffer_size()
+
+    @property
     def response(self) -> web.WebSocketResponse:
         """What the handler returns."""
         return self._socket
@@ -49,13 +55,18 @@ class Viewer:
         """Make the connection a websocket; raise HTTPBadRequest where it is asked for wrongly."""
         self._writer = await self._socket.prepare(self._request)
 
-    async def hear(self) -> bytes:
-        """Return the next frame's payload. Raises `Closed` when the browser left or errs."""
+    async def hear(self, *, text: bool = False) -> bytes:
+        """Return the next frame's payload. Raises `Closed` when the browser left or errs.
+
+        Only with *text* it may be a text frame, too.
+        """
         message = await self._socket.receive()
         if message.type is WSMsgType.BINARY:
             data: bytes = message.data
             return data
         if message.type is WSMsgType.TEXT:
+            if text:
+                return str(message.data).encode()
             raise Closed(BAD_DATA)
         raise Closed(ENDED)
 

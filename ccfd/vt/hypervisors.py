@@ -14,6 +14,7 @@ from ccfd.vt.image_source import ImageSource
 from ccfd.vt.images import Images
 from ccfd.vt.lane import PROBE_WITHIN, Lane
 from ccfd.vt.screens import Screens
+from ccfd.vt.serial import Serials
 from ccfd.vt.snapshots import Snapshots
 
 
@@ -56,7 +57,9 @@ class Hypervisors:
         self.disks = Disks(self._lanes, hypervisor.pool)
         self.snapshots = Snapshots(self._lanes)
         self.images = Images(self._lanes, source, hypervisor.pool)
-        self.events = DomainEvents({host.name: host.libvirt for host in settings.host}, connect)
+        uris = {host.name: host.libvirt for host in settings.host}
+        self.serials = Serials(uris, connect)
+        self.events = DomainEvents(uris, connect)
 
     @property
     def lanes(self) -> Mapping[str, Lane]:

@@ -11,16 +11,22 @@ import subprocess
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import libvirt
 import pytest
 
 from ccfd import settings as ccfd_settings
+from ccfd.console.closing import Closed
+from ccfd.console.rfb import SHARED
+from ccfd.console.wire import connect
 from ccfd.errors import Refused, Transient
 from ccfd.model import names
+from ccfd.model.screen import Screen, TlsScreen
 from ccfd.model.vm import Disk, Image, ImageOnHost, Machine
-from ccfd.settings import Settings
+from ccfd.network.endpoints import tls_context
+from ccfd.settings import Settings, Tls
 from ccfd.vt import domain_xml
 from ccfd.vt.hypervisors import Hypervisors
 from ccfd.vt.image_source import DirectoryImages
@@ -552,3 +558,61 @@ async def test_a_libvirtd_that_was_killed_is_used_again_when_it_is_back(
         while not await hypervisors.probe("h1"):
             await asyncio.sleep(0.1)
     assert await hypervisors.domains.state("h1", machine.vm) == "running"
+
+
+async def test_a_screen_is_seen_and_a_serial_console_used(
+    lab: Lab, settings: Settings, hypervisors: Hypervisors, source: Source, machine: Machine
+) -> None:
+    """Over TLS, as from another machine; the screen also as on the same one."""
+    vm = machine.vm
+    await hypervisors.domains.boot(machine)
+    screen = await hypervisors.screens.find("h1", vm)
+    assert isinstance(screen, TlsScreen)
+    assert screen.host == lab.layout.management("h1")
+    await shows_its_name(screen, settings, vm)
+
+    lies = dataclasses.replace(screen, host="localhost")
+    with pytest.raises(Closed):
+        await connect(lies, partial(tls_context, settings.tls))
+    stranger = Tls(ca=settings.tls.ca)
+    with pytest.raises(Refused):
+        await connect(screen, partial(tls_context, stranger))
+
+    here = settings.host[0].model_copy(
+        update={
+            "vnc": "unix",
+            "libvirt": f"qemu+unix:///system?socket={lab.layout.home('h1')}/run/libvirt/libvirt-sock",
+        }
+    )
+    local = Hypervisors(settings.model_copy(update={"host": (here,)}), source)
+    await shows_its_name(await local.screens.find("h1", vm), settings, vm)
+    await local.close()
+
+    heard, ended = bytearray(), asyncio.Event()
+    line = await hypervisors.serials.open("h1", vm, heard.extend, ended.set)
+    with pytest.raises(Refused, match="open elsewhere"):
+        await hypervisors.serials.open("h1", vm, heard.extend, ended.set)
+    async with asyncio.timeout(60):
+        while b"answer=42" not in heard:
+            line.send(b"echo answer=$((6*7))\r")
+            await asyncio.sleep(0.5)
+    line.pause()
+    line.resume()
+    await hypervisors.domains.power_off(machine)
+    async with asyncio.timeout(10):
+        await ended.wait()
+    line.close()
+    with pytest.raises(Refused, match="off"):
+        await hypervisors.screens.find("h1", vm)
+    with pytest.raises(Refused, match="off"):
+        await hypervisors.serials.open("h1", vm, heard.extend, ended.set)
+
+
+async def shows_its_name(screen: Screen, settings: Settings, vm: str) -> None:
+    wire = await connect(screen, partial(tls_context, settings.tls))
+    await wire.send(SHARED)
+    async with asyncio.timeout(10):
+        init = b""
+        while not init.endswith(f"QEMU ({names.domain(vm)})".encode()):
+            init += await wire.hear()
+    wire.abort()

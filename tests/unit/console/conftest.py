@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from ccfd.console import consoles as hub
 from ccfd.console.consoles import Consoles
-from ccfd.errors import CcfdError
+from ccfd.errors import CcfdError, Refused
 from ccfd.http import console
 from ccfd.http.api import Api
 from ccfd.http.metrics import Metrics
@@ -51,6 +51,44 @@ class Screens:
 
 
 @dataclass
+class Serials:
+    """Has one VM's serial console; like libvirt's, it can be opened once."""
+
+    heard: Callable[[bytes], None] | None = None
+    ended: Callable[[], None] | None = None
+    sent: bytearray = field(default_factory=bytearray)
+    is_read: bool = True
+    room: int = 1 << 16
+    opened: int = 0
+
+    async def open(
+        self, host: str, vm: str, heard: Callable[[bytes], None], ended: Callable[[], None]
+    ) -> "Serials":
+        if self.heard is not None:
+            raise Refused("console_in_use", "it is open elsewhere")
+        self.heard, self.ended = heard, ended
+        self.opened += 1
+        return self
+
+    def send(self, data: bytes) -> bool:
+        self.sent += data
+        return len(self.sent) <= self.room
+
+    def pause(self) -> None:
+        self.is_read = False
+
+    def resume(self) -> None:
+        self.is_read = True
+
+    def close(self) -> None:
+        self.heard = self.ended = None
+
+    def say(self, data: bytes) -> None:
+        assert self.heard is not None
+        self.heard(data)
+
+
+@dataclass
 class Site:
     """What a test drives."""
 
@@ -58,6 +96,7 @@ class Site:
     client: Any
     consoles: Consoles
     screens: Screens
+    serials: Serials
     metrics: Metrics
     vm: str
 
@@ -154,7 +193,8 @@ async def site(
         update={"http": Http(token=tuple(map(token, roles))), "console": limits}
     )
     metrics, screens = Metrics(Knows()), Screens()
-    consoles = Consoles(limits, harness.database, screens, metrics, tls=no_tls)
+    serials = Serials()
+    consoles = Consoles(limits, harness.database, screens, serials, counters=metrics, tls=no_tls)
     api = Api(
         settings,
         database=harness.database,
@@ -177,5 +217,5 @@ async def site(
     ):
         screens.vms[vm] = screen
         running = group.create_task(consoles.run())
-        yield Site(harness, client, consoles, screens, metrics, vm)
+        yield Site(harness, client, consoles, screens, serials, metrics, vm)
         running.cancel()
