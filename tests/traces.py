@@ -18,6 +18,7 @@ def on_hosts(lab: Lab) -> Traces:
         "volumes": [],
         "bridges": [],
         "ports": [],
+        "limits": [],
         "namespaces": [],
         "links": [],
         "tables": [],
@@ -34,6 +35,9 @@ def on_hosts(lab: Lab) -> Traces:
             ["ovs-vsctl", "--format=json", "--columns=name,external_ids", "list", "Interface"],
         ).stdout
         add("ports", place, [row[0] for row in _rows(tagged) if "ccf-slice" in str(row[1])])
+        limits = ["--format=json", "--columns=external_ids,other_config", "list", "QoS"]
+        for ids, config in _rows(lab.run(place, ["ovs-vsctl", *limits]).stdout):
+            add("limits", place, [f"{dict(ids[1])['ccf-port']} {dict(config[1])['max-rate']}"])
         add("namespaces", place, _ours(lab, place, "ip", "netns", "list"))
         links = json.loads(lab.run(place, ["ip", "-json", "link"]).stdout)
         add("links", place, [one["ifname"] for one in links if one["ifname"].startswith("ccf")])

@@ -667,10 +667,11 @@ class LookTwin:
                 vni=vni,
                 mac=port.mac,
                 ip=port.ip,
+                bandwidth=port.bandwidth,
             )
             yield seen
             patch = names.guard_patch(port.vm or "")
-            yield replace(seen, name=patch, vm=None, mac=None, ip=None)
+            yield replace(seen, name=patch, vm=None, mac=None, ip=None, bandwidth=None)
 
     def _host(self, host: str) -> SeenHost:
         world = self._world

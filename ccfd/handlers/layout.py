@@ -77,7 +77,14 @@ class Layout:
         return Port(name=names.tunnel(planned.vni, peer), kind="vxlan", remote_ip=peer)
 
     def _tap(self, vm: PlannedVm) -> Port:
-        return Port(name=names.tap(vm.id), kind="system", vm=vm.id, mac=vm.mac, ip=vm.ip)
+        return Port(
+            name=names.tap(vm.id),
+            kind="system",
+            vm=vm.id,
+            mac=vm.mac,
+            ip=vm.ip,
+            bandwidth=vm.bandwidth,
+        )
 
     def namespace(self, planned: PlannedSlice) -> Namespace:
         """Describe the slice's namespace on the network node."""

@@ -103,6 +103,7 @@ class _Seen:
         self.ports: defaultdict[tuple[str, str | None], set[str]] = defaultdict(set)
         self.guarded: defaultdict[tuple[str, str, int | None], dict[str, SeenPort]]
         self.guarded = defaultdict(dict)
+        self.strays: defaultdict[tuple[str, str, int | None], set[str]] = defaultdict(set)
         for switch, inventory in present.switches.items():
             for port in inventory.ports:
                 # On a shared switch another host's ports are on the bridge as well.
@@ -110,6 +111,9 @@ class _Seen:
                     self.ports[switch, port.bridge].add(port.name)
                     if port.bridge == names.GUARD:
                         self.guarded[switch, port.slice, port.vni][port.name] = port
+            for stray in inventory.strays:
+                if stray.host in (None, switch):
+                    self.strays[switch, stray.slice, stray.vni].add(stray.port)
         self.domains = {
             (host, one.vm): one for host, seen in present.hosts.items() for one in seen.domains
         }
@@ -199,7 +203,12 @@ def _unguarded(network: Bridge | Ports, seen: _Seen) -> str:
             return f"port {port.name} is not on the guard"
         if (found.mac, found.ip) != (port.mac, port.ip):
             return f"port {port.name} is guarded for another address"
-    return f"port {min(there)} is on the guard" if there else ""
+        if found.bandwidth != port.bandwidth:
+            return f"port {port.name} has another bandwidth"
+    if there:
+        return f"port {min(there)} is on the guard"
+    strays = seen.strays[network.host, network.slice, network.vni]
+    return f"a limit of port {min(strays)} is left" if strays else ""
 
 
 def _difference(bridge: Bridge, seen: _Seen) -> str:
@@ -304,6 +313,9 @@ def _on_switch(switch: str, seen: Inventory) -> Iterator[tuple[Thing, str]]:
     for port in seen.ports:
         if port.bridge == names.GUARD and port.vni:
             yield things.bridge(port.vni, switch), port.slice
+    for stray in seen.strays:
+        if stray.vni:
+            yield things.bridge(stray.vni, switch), stray.slice
     for vni, slice_name in seen.control.uses if seen.control else ():
         yield things.control(vni, switch), slice_name
 

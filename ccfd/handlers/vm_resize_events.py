@@ -13,6 +13,7 @@ from ccfd import documents
 from ccfd.errors import Refused
 from ccfd.handlers import one_vm, vm_choice
 from ccfd.handlers.layout import Layout
+from ccfd.model.network import BridgeChange
 from ccfd.model.slice import PlannedSlice, PlannedVm
 from ccfd.model.vm import Redefinition
 from ccfd.requests.events import VmResize
@@ -94,7 +95,8 @@ class ResizeVm(Handler[VmResize, ResizePlan]):
         (after,) = layout.machines(plan.slice, [plan.after])
         changed = (
             each("interrupt-vm", layout.starts(plan.slice, on)),
-            each("redefine-vm", [Redefinition(before=before, after=after)]),
+            each("redefine-vm", [Redefinition(before=before, after=after)])
+            + each("change-bridge", _bridge_changes(layout, plan)),
         )
         started = each("start-vm", layout.starts(plan.slice, [plan.after] if plan.running else []))
         if plan.after.disk == plan.before.disk:
@@ -120,6 +122,19 @@ class ResizeVm(Handler[VmResize, ResizePlan]):
         await claims.free([difference(plan.larger, plan.before)], transaction)
         await _write(plan.before, transaction)
         return {}
+
+
+def _bridge_changes(layout: Layout, plan: ResizePlan) -> list[BridgeChange]:
+    """List what gives the VM's port another bandwidth: also one that is off has it."""
+    others = tuple(vm for vm in plan.slice.vms if vm.id != plan.after.id)
+    before, after = (
+        layout.bridges(replace(plan.slice, vms=(*others, vm))) for vm in (plan.before, plan.after)
+    )
+    return [
+        BridgeChange(before=old, after=new)
+        for old, new in zip(before, after, strict=True)
+        if old != new
+    ]
 
 
 def larger(before: PlannedVm, after: PlannedVm) -> PlannedVm:

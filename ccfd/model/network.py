@@ -15,7 +15,8 @@ class Port:
     `system` is a Linux link that somebody else makes (a tap by libvirt, a veth end by ccfd): its
     row may stand before the link does, the switch picks the link up when it appears. A port with
     `vm` is that VM's tap: it is plugged into the guard (docs/adr/0019), which lets nothing pass to
-    the slice's bridge but what comes from `mac` and, where it is given, the IPv4 address `ip`.
+    the slice's bridge but what comes from `mac` and, where they are given, the IPv4 address `ip`,
+    and no more than `bandwidth` (Mbit/s), which holds for what goes to it as well.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Port:
     vm: str | None = None
     mac: str | None = None
     ip: str | None = None
+    bandwidth: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

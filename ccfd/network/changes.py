@@ -15,6 +15,7 @@ from ccfd.network.rows import (
     ExportRow,
     InterfaceRow,
     PortRow,
+    QosRow,
     to_map,
     to_uuids,
 )
@@ -28,6 +29,7 @@ IFINDEX = "ccf-ifindex"
 CONTROL = "ccf-control"
 GUARD = "ccf-guard"
 IP = "ccf-ip"
+BANDWIDTH = "ccf-bandwidth"
 USE = "ccf-use"
 
 
@@ -53,6 +55,7 @@ class Snapshot:
 
     `taken` are those wanted names that stand outside of this bridge. `fresh` are ports that the
     caller itself inserted or parked since it began: the switch has just opened their links.
+    `qos` are the rows of that table that say that they are of these ports.
     `whole` tells that all ports of the bridge were read, not only those asked for; else `numbers`
     are those that others have.
     """
@@ -65,6 +68,7 @@ class Snapshot:
     taken: frozenset[str] = frozenset()
     next_cfg: int = 0
     fresh: frozenset[str] = frozenset()
+    qos: tuple[QosRow, ...] = ()
     whole: bool = True
     numbers: frozenset[int] = frozenset()
 

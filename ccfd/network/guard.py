@@ -15,6 +15,7 @@ from typing import Any
 from ccfd.errors import Refused
 from ccfd.model import names
 from ccfd.model.network import Bridge, Port, Ports
+from ccfd.network import shaping
 from ccfd.network.changes import (
     GUARD,
     VM,
@@ -92,12 +93,13 @@ def make(wanted: Bridge, switch: Switch, seen: SeenGuard, *, bare: bool = False)
     ids = [port.uuid for port in seen.rows.ports if port.name in leaving]
     if ids and seen.rows.bridge is not None:
         change.ops.append(mutate_ports(seen.rows.bridge, "delete", to_uuids(ids)))
+    change.ops += shaping.release(leaving, seen.rows.qos)
     return change
 
 
 def leave(leaving: Collection[str], seen: SeenGuard) -> Change:
     """Take the ports called *leaving* away, and the bridge with the last tap."""
-    change, bridge = Change(), seen.rows.bridge
+    change, bridge = Change(shaping.release(leaving, seen.rows.qos)), seen.rows.bridge
     if bridge is None or GUARD not in bridge.external_ids:
         return change
     if not seen.taps.keys() - set(leaving):
@@ -114,8 +116,9 @@ def leave(leaving: Collection[str], seen: SeenGuard) -> Change:
 
 
 def all_of(seen: SeenGuard) -> frozenset[str]:
-    """Name the ports that were seen."""
-    return frozenset(row.name for row in seen.rows.interfaces)
+    """Name the ports that were seen, also those of which only the limit is left."""
+    limited = {row.external_ids.get(shaping.PORT, "") for row in seen.rows.qos}
+    return frozenset({row.name for row in seen.rows.interfaces} | limited)
 
 
 def vms_of(seen: SeenGuard) -> frozenset[str]:
@@ -136,7 +139,14 @@ def _rows(ports: list[Port], seen: SeenGuard) -> tuple[Tap | Patch, ...]:
         number = seen.taps.get(port.name) or _free(port.vm, taken)
         taken.add(number)
         rows += [
-            Tap(name=port.name, vm=port.vm, mac=port.mac, ip=port.ip, number=number),
+            Tap(
+                name=port.name,
+                vm=port.vm,
+                mac=port.mac,
+                ip=port.ip,
+                number=number,
+                bandwidth=port.bandwidth,
+            ),
             Patch(name=names.guard_patch(port.vm), peer=names.patch(port.vm), number=patch(number)),
         ]
     return tuple(rows)

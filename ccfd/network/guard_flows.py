@@ -9,7 +9,7 @@ its id. See ovs-fields(7) and ovs-ofctl(8), "Flow Syntax".
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ccfd.network.changes import IP, VM
+from ccfd.network.changes import BANDWIDTH, IP, VM
 from ccfd.network.guard import patch
 from ccfd.network.ports import MAC, PARKED
 from ccfd.network.rows import InterfaceRow
@@ -19,12 +19,16 @@ COOKIE_DIGITS = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guarded:
-    """A VM on the guard; `tap` is the number of its tap there. `ip` is None where it may be any."""
+    """A VM on the guard; `tap` is the number of its tap there. `ip` is None where it may be any.
+
+    `bandwidth` is in Mbit/s; what it sends passes the meter with its tap's number then.
+    """
 
     vm: str
     tap: int
     mac: str
     ip: str | None
+    bandwidth: int | None = None
 
 
 def guarded(row: InterfaceRow) -> Guarded | None:
@@ -32,7 +36,14 @@ def guarded(row: InterfaceRow) -> Guarded | None:
     vm, mac = row.external_ids.get(VM), row.external_ids.get(MAC)
     if not vm or not mac or row.ofport_request is None:
         return None
-    return Guarded(vm=vm, tap=row.ofport_request & ~PARKED, mac=mac, ip=row.external_ids.get(IP))
+    bandwidth = row.external_ids.get(BANDWIDTH, "")
+    return Guarded(
+        vm=vm,
+        tap=row.ofport_request & ~PARKED,
+        mac=mac,
+        ip=row.external_ids.get(IP),
+        bandwidth=int(bandwidth) if bandwidth.isdecimal() else None,
+    )
 
 
 def cookie(vm: str) -> str:
@@ -44,6 +55,8 @@ def flows(vm: Guarded) -> frozenset[str]:
     """List the VM's flows, in the very words of `ovs-ofctl --no-names --no-stats dump-flows`."""
     port, own = f"in_port={vm.tap}", f"in_port={vm.tap},dl_src={vm.mac}"
     out = f"output:{patch(vm.tap)}"
+    if vm.bandwidth is not None:
+        out = f"meter:{vm.tap},{out}"
     source, sender = (f",nw_src={vm.ip}", f",arp_spa={vm.ip}") if vm.ip else ("", "")
     lines = [
         # A server's answers: DHCP, DHCPv6.
@@ -87,6 +100,11 @@ def setting(vms: Iterable[Guarded]) -> list[str]:
 def removal(known_by: str) -> list[str]:
     """List the lines of a bundle that remove all flows with a cookie."""
     return [f"delete cookie={known_by}/-1"]
+
+
+def metered(vms: Iterable[Guarded]) -> dict[int, int]:
+    """Return the meters that *vms* need: their Mbit/s by their numbers."""
+    return {vm.tap: vm.bandwidth for vm in vms if vm.bandwidth is not None}
 
 
 def read(printed: str) -> dict[str, frozenset[str]]:

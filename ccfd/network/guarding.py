@@ -4,16 +4,16 @@ Flows are not part of the switch's database: ovs-vswitchd forgets them when it e
 they say stands in the rows of the VMs' taps, so nobody else has to be asked to set them again.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 
 from ccfd.errors import CcfdError
-from ccfd.network import guard_flows
+from ccfd.network import guard_flows, meters
 from ccfd.network.endpoints import Endpoint
 from ccfd.network.guard_flows import Guarded, guarded
 from ccfd.network.ofctl import Ofctl
 from ccfd.network.ovsdb import Ovsdb
 from ccfd.network.rows import InterfaceRow
-from ccfd.network.snapshot import has_guard, read_taps
+from ccfd.network.snapshot import has_guard, read_taps, read_taps_of
 from ccfd.settings import Tls
 
 
@@ -29,16 +29,29 @@ class Guarding:
     async def set(self, rows: Iterable[InterfaceRow]) -> None:
         """Give the VMs of these taps their flows, and none but these."""
         vms = _vms(rows)
+        metered = guard_flows.metered(vms)
+        if metered:
+            # Flows cannot name what is not there.
+            async with self._ofctl.turn:
+                await self._meter(metered)
         if vms:
             await self._ofctl.change(guard_flows.setting(vms))
 
+    async def _meter(self, metered: Mapping[int, int]) -> None:
+        for number, bandwidth in metered.items():
+            await self._ofctl.set_meter(meters.meter(number, bandwidth))
+
     async def forget(self, vms: Collection[str]) -> None:
         """Remove the flows of VMs whose taps go: before these, so that a repeat knows of them."""
-        if not vms or not await has_guard(self._db):
+        taps = await read_taps_of(self._db, vms) if vms else None
+        if taps is None:
             return
         lines = [line for vm in vms for line in guard_flows.removal(guard_flows.cookie(vm))]
         try:
             await self._ofctl.change(lines)
+            for number in guard_flows.metered(_vms(taps)):
+                async with self._ofctl.turn:
+                    await self._ofctl.remove_meter(number)
         except CcfdError:
             # The last tap of another slice may have taken the guard along.
             if await has_guard(self._db):
@@ -47,20 +60,26 @@ class Guarding:
     async def restore(self) -> tuple[int, int]:
         """Put back what the guard lacks, remove what is no VM's; return how many VMs it was.
 
-        Flows are listed before the rows are read: what has flows by then has had its row before,
-        unless it is going. Whoever comes meanwhile sets its flows after this.
+        Flows and meters are listed before the rows are read: what has flows by then has had its
+        row before, unless it is going. Whoever comes meanwhile sets its flows after this.
         """
         if not await has_guard(self._db):
             return 0, 0
         async with self._ofctl.turn:
             present = guard_flows.read(await self._ofctl.dump())
+            limits = meters.read(await self._ofctl.dump_meters())
             vms = _vms(await read_taps(self._db))
+            unlimited, unused = meters.differences(guard_flows.metered(vms), limits)
             wrong, strange = guard_flows.differences(vms, present)
+            await self._meter(unlimited)
             lines = [line for known_by in strange for line in guard_flows.removal(known_by)]
             lines += guard_flows.setting(wrong)
             if lines:
                 await self._ofctl.send(lines)
-        return len(wrong), len(strange)
+            for number in unused:
+                await self._ofctl.remove_meter(number)
+        repaired = {vm.tap for vm in wrong} | unlimited.keys()
+        return len(repaired), len(strange) + len(unused)
 
 
 def _vms(rows: Iterable[InterfaceRow]) -> list[Guarded]:

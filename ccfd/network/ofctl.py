@@ -26,7 +26,7 @@ class _Bundle:
 class Ofctl:
     """Commands for the guard of *host*'s switch, one at a time; who comes meanwhile shares one.
 
-    `turn` is held by whoever calls `send` and `dump` himself. Raises `Transient` (`switch_error`)
+    `turn` is held by whoever calls anything but `change`. Raises `Transient` (`switch_error`)
     where the guard does not answer or does not take it.
     """
 
@@ -65,17 +65,40 @@ class Ofctl:
         """List all flows, as they are printed."""
         return await self._run(("--no-names", "--no-stats", "dump-flows"), (), "")
 
-    async def _run(self, what: Argv, more: Argv, text: str) -> str:
-        argv = ("ovs-ofctl", "-O", "OpenFlow13", *self._keys(), *what, written(self._place), *more)
+    async def set_meter(self, meter: str) -> None:
+        """Have a meter be as *meter* says."""
         try:
-            return await run(argv, text=text, within=WITHIN)
+            await self._try(("add-meter",), (meter,), "")
         except CommandError as exc:
-            raise Transient(
-                "switch_error",
-                f"the guard of {self._host} does not take flows at {written(self._place)}: "
-                f"{exc.said}; see that ovs-vswitchd runs, has its keys (ovs-vsctl set-ssl) where it"
-                " is asked by TLS, and may be reached there, or set openflow in the settings",
-            ) from exc
+            if "METER_EXISTS" not in exc.said:
+                raise self._trouble(exc) from exc
+            await self._run(("mod-meter",), (meter,), "")
+
+    async def remove_meter(self, number: int) -> None:
+        """Remove a meter with all flows that use it; no meter of that number is well, too."""
+        await self._run(("del-meter",), (f"meter={number}",), "")
+
+    async def dump_meters(self) -> str:
+        """List all meters, as they are printed."""
+        return await self._run(("dump-meters",), (), "")
+
+    async def _run(self, what: Argv, more: Argv, text: str) -> str:
+        try:
+            return await self._try(what, more, text)
+        except CommandError as exc:
+            raise self._trouble(exc) from exc
+
+    async def _try(self, what: Argv, more: Argv, text: str) -> str:
+        argv = ("ovs-ofctl", "-O", "OpenFlow13", *self._keys(), *what, written(self._place), *more)
+        return await run(argv, text=text, within=WITHIN)
+
+    def _trouble(self, exc: CommandError) -> Transient:
+        return Transient(
+            "switch_error",
+            f"the guard of {self._host} does not take flows at {written(self._place)}: "
+            f"{exc.said}; see that ovs-vswitchd runs, has its keys (ovs-vsctl set-ssl) where it"
+            " is asked by TLS, and may be reached there, or set openflow in the settings",
+        )
 
     def _keys(self) -> Argv:
         if not (isinstance(self._place, Tcp) and self._place.tls):

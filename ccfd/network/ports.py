@@ -15,7 +15,9 @@ from typing import Any
 from ccfd.errors import Refused
 from ccfd.model import names
 from ccfd.model.network import Bridge, Port, Ports
+from ccfd.network import shaping
 from ccfd.network.changes import (
+    BANDWIDTH,
     GUARD,
     HOST,
     IFINDEX,
@@ -54,13 +56,17 @@ class Local:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tap:
-    """A VM's tap, on the guard, which knows it by `number`; `ip` is None where it may have any."""
+    """A VM's tap, on the guard, which knows it by `number`.
+
+    `ip` is None where it may have any, `bandwidth` (Mbit/s each way) where there is no limit.
+    """
 
     name: str
     vm: str
     mac: str | None
     ip: str | None
     number: int
+    bandwidth: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,13 +109,16 @@ def join_ports(
     """Insert those of *ports* that are missing on the bridge, correct those that differ."""
     assert seen.bridge is not None
     interfaces = {row.name: row for row in seen.interfaces}
-    present = {row.name for row in seen.ports}
+    present = {row.name: row for row in seen.ports}
     missing = tuple(
         port for port in ports if port.name not in interfaces or port.name not in present
     )
     for port in ports:
         if port not in missing:
             _correct_port(wanted, switch, seen, port, interfaces[port.name], change=change)
+            wrong = _limit(wanted, port, present[port.name], seen, change)
+            if wrong:
+                change.ops.append(update("Port", present[port.name].uuid, wrong))
     if missing:
         added = insert_ports(wanted, switch, seen, missing, change)
         change.ops.append(mutate_ports(seen.bridge, "insert", ["set", added]))
@@ -140,13 +149,24 @@ def insert_ports(
         if not isinstance(port, Local):
             columns["ofport_request"] = numbers.of(port)
             change.opened.add(port.name)
-        inside = reference("Interface", port.name)
+        outer = {"name": port.name, "interfaces": reference("Interface", port.name)}
+        outer |= _limit(wanted, port, None, seen, change)
         change.ops += [
             insert("Interface", port.name, {"name": port.name, **columns}),
-            insert("Port", port.name, {"name": port.name, "interfaces": inside}),
+            insert("Port", port.name, outer),
         ]
         references.append(reference("Port", port.name))
     return references
+
+
+def _limit(
+    wanted: Bridge | Ports, port: Row, present: PortRow | None, seen: Snapshot, change: Change
+) -> dict[str, Any]:
+    """Have what keeps a VM to its bandwidth; return what its Port row must be set to."""
+    if not isinstance(port, Tap):
+        return {}
+    tags = shaping.tags(port.name, port.vm, wanted.slice, wanted.vni, wanted.host)
+    return shaping.shape(tags, port.bandwidth, present, seen.qos, change)
 
 
 class _Numbers:
@@ -179,7 +199,7 @@ def _interface_columns(
     if isinstance(port, Local):
         return {"type": "internal"} | ({} if port.mtu is None else {"mtu_request": port.mtu})
     ids = dict(present.external_ids) if present else {}
-    for key in (GUARD, VM, IP, IFACE_ID, MAC):
+    for key in (GUARD, VM, IP, BANDWIDTH, IFACE_ID, MAC):
         ids.pop(key, None)
     ids |= {HOST: wanted.host} | ({SLICE: wanted.slice} if wanted.slice else {})
     if isinstance(port, Tap) or (isinstance(port, Patch) and port.number is not None):
@@ -190,6 +210,7 @@ def _interface_columns(
         ids |= {GUARD: TAP, VM: port.vm, IFACE_ID: port.vm}
         ids |= {} if port.mac is None else {MAC: port.mac}
         ids |= {} if port.ip is None else {IP: port.ip}
+        ids |= {} if port.bandwidth is None else {BANDWIDTH: str(port.bandwidth)}
         return {"type": "system", "options": {}, "external_ids": ids}
     options: dict[str, str] = {}
     if port.kind == "vxlan":

@@ -21,7 +21,8 @@ BRIDGE_COLUMNS = [
     "sflow",
     "ipfix",
 ]
-PORT_COLUMNS = ["_uuid", "name", "interfaces"]
+PORT_COLUMNS = ["_uuid", "name", "interfaces", "qos"]
+QOS_COLUMNS = ["_uuid", "type", "other_config", "external_ids"]
 EXPORT_COLUMNS = {
     "sFlow": ["_uuid", "targets", "agent", "header", "polling", "sampling"],
     "IPFIX": [
@@ -97,11 +98,22 @@ class ExportRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortRow:
-    """A row of table Port."""
+    """A row of table Port; `qos` is a row id."""
 
     uuid: str
     name: str
     interfaces: frozenset[str]
+    qos: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QosRow:
+    """A row of table QoS."""
+
+    uuid: str
+    type: str
+    other_config: Mapping[str, str]
+    external_ids: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,7 +169,22 @@ def export_row(table: str, row: Mapping[str, Any]) -> ExportRow:
 
 def port_row(row: Mapping[str, Any]) -> PortRow:
     """Read a row with PORT_COLUMNS."""
-    return PortRow(uuid=row["_uuid"][1], name=row["name"], interfaces=as_uuids(row["interfaces"]))
+    return PortRow(
+        uuid=row["_uuid"][1],
+        name=row["name"],
+        interfaces=as_uuids(row["interfaces"]),
+        qos=next(iter(as_uuids(row["qos"])), None),
+    )
+
+
+def qos_row(row: Mapping[str, Any]) -> QosRow:
+    """Read a row with QOS_COLUMNS."""
+    return QosRow(
+        uuid=row["_uuid"][1],
+        type=row["type"],
+        other_config=as_map(row["other_config"]),
+        external_ids=as_map(row["external_ids"]),
+    )
 
 
 def interface_row(row: Mapping[str, Any]) -> InterfaceRow:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ccfd.model import names
 from ccfd.model.network import Bridge, Export, Port, Ports
-from ccfd.network import control, exports, guard
+from ccfd.network import control, exports, guard, shaping
 from ccfd.network.changes import ABOUT, GUARD, HOST, IP, SLICE, VM, VNI, Snapshot
 from ccfd.network.guard import SeenGuard
 from ccfd.network.ovsdb import DATABASE, Operation, Ovsdb, Result
@@ -17,6 +17,7 @@ from ccfd.network.rows import (
     EXPORT_COLUMNS,
     INTERFACE_COLUMNS,
     PORT_COLUMNS,
+    QOS_COLUMNS,
     BridgeRow,
     ControllerRow,
     ExportRow,
@@ -27,6 +28,7 @@ from ccfd.network.rows import (
     export_row,
     interface_row,
     port_row,
+    qos_row,
     to_map,
     to_uuids,
 )
@@ -71,6 +73,17 @@ class SeenPort:
     vni: int | None = None
     mac: str | None = None
     ip: str | None = None
+    bandwidth: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenStray:
+    """A row that limits nothing any more: the `port` that it says it is of does not refer to it."""
+
+    port: str
+    slice: str
+    host: str | None
+    vni: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +106,7 @@ class Inventory:
     bridges: tuple[SeenBridge, ...]
     ports: tuple[SeenPort, ...]
     control: SeenControl | None = None
+    strays: tuple[SeenStray, ...] = ()
 
 
 async def read_bridge(db: Ovsdb, name: str, wanted: Iterable[str]) -> Snapshot:
@@ -172,19 +186,25 @@ async def read_guard(db: Ovsdb, target: Bridge | Ports, *, whole: bool) -> SeenG
     Of the others only the names and numbers of their taps are read.
     """
     vms = [port.vm for port in target.ports if port.vm is not None]
-    mine = to_map({SLICE: target.slice, VNI: str(target.vni), HOST: target.host})
-    own_taps: list[object] = [guard.IS_TAP, ["external_ids", "includes", mine]]
-    of_slice = [_select("Interface", own_taps, INTERFACE_COLUMNS)]
-    bridges, taps, *found = await db.transact(
+    mine = _tagged({SLICE: target.slice, VNI: str(target.vni), HOST: target.host})
+    named = _by_name([name for port in target.ports for name in _on_guard(port)])
+    limits = [_select("QoS", [_tagged({VM: vm})], QOS_COLUMNS) for vm in vms]
+    of_network = [
+        _select("QoS", [mine], QOS_COLUMNS),
+        _select("Interface", [guard.IS_TAP, mine], INTERFACE_COLUMNS),
+    ]
+    bridges, taps, *rest = await db.transact(
         [
             _select("Bridge", [["name", "==", names.GUARD]], _NO_PORTS),
             _select("Interface", [guard.IS_TAP], ["name", "ofport_request"]),
-            *_by_name([name for port in target.ports for name in _on_guard(port)]),
-            *(of_slice if whole else ()),
+            *named,
+            *limits,
+            *(of_network if whole else ()),
         ]
     )
+    found, limited = rest[: len(named)], rest[len(named) :]
     if whole:
-        others = [interface_row(row) for row in found.pop()["rows"]]
+        others = [interface_row(row) for row in limited.pop()["rows"]]
         more = [
             name
             for row in others
@@ -204,6 +224,10 @@ async def read_guard(db: Ovsdb, target: Bridge | Ports, *, whole: bool) -> SeenG
             interfaces=interfaces,
             controllers=tuple(controller_row(row) for row in controllers),
             taken=taken,
+            # One may be found by its VM and by its network.
+            qos=tuple(
+                {row["_uuid"][1]: qos_row(row) for one in limited for row in one["rows"]}.values()
+            ),
             whole=False,
         ),
         taps={
@@ -216,10 +240,22 @@ async def read_guard(db: Ovsdb, target: Bridge | Ports, *, whole: bool) -> SeenG
 
 async def has_guard(db: Ovsdb) -> bool:
     """Tell whether the switch has a guard."""
-    ours = ["external_ids", "includes", to_map({GUARD: "yes"})]
-    where = [["name", "==", names.GUARD], ours]
-    (found,) = await db.transact([_select("Bridge", where, ["name"])])
-    return bool(found["rows"])
+    return await read_taps_of(db, ()) is not None
+
+
+async def read_taps_of(db: Ovsdb, vms: Iterable[str]) -> list[InterfaceRow] | None:
+    """Read the taps of *vms*; None where the switch has no guard."""
+    ours = [["name", "==", names.GUARD], _tagged({GUARD: "yes"})]
+    bridges, *found = await db.transact(
+        [
+            _select("Bridge", ours, ["name"]),
+            *(
+                _select("Interface", [guard.IS_TAP, _tagged({VM: vm})], INTERFACE_COLUMNS)
+                for vm in vms
+            ),
+        ]
+    )
+    return [interface_row(row) for one in found for row in one["rows"]] if bridges["rows"] else None
 
 
 async def read_taps(db: Ovsdb) -> list[InterfaceRow]:
@@ -272,7 +308,11 @@ def _by_name(wanted: Iterable[str]) -> list[Operation]:
 
 
 def _is_of(slice_name: str) -> list[Any]:
-    return ["external_ids", "includes", to_map({SLICE: slice_name})]
+    return _tagged({SLICE: slice_name})
+
+
+def _tagged(tags: Mapping[str, str]) -> list[Any]:
+    return ["external_ids", "includes", to_map(tags)]
 
 
 def _bare(row: Result) -> BridgeRow:
@@ -327,10 +367,18 @@ async def read_inventory(db: Ovsdb) -> Inventory:
             _select("Port", [], PORT_COLUMNS),
             _select("Interface", [], INTERFACE_COLUMNS),
             _select("Controller", [], CONTROLLER_COLUMNS),
+            _select("QoS", [], QOS_COLUMNS),
             *(_select(table, [], columns) for table, columns in EXPORT_COLUMNS.items()),
         ]
     )
-    bridges_result, ports_result, interfaces_result, controllers_result, *exports_results = results
+    (
+        bridges_result,
+        ports_result,
+        interfaces_result,
+        controllers_result,
+        qos_result,
+        *exports_results,
+    ) = results
     exported: dict[str, ExportRow] = {
         row.uuid: row
         for table, result in zip(EXPORT_COLUMNS, exports_results, strict=True)
@@ -341,6 +389,8 @@ async def read_inventory(db: Ovsdb) -> Inventory:
     ports = [port_row(row) for row in ports_result["rows"]]
     bridge_of_port = {uuid: bridge.name for bridge in bridges for uuid in bridge.ports}
     bridge_of = {uuid: bridge_of_port.get(port.uuid) for port in ports for uuid in port.interfaces}
+    limits = {row.uuid: row for row in map(qos_row, qos_result["rows"])}
+    limit_of = {port.name: limits.get(port.qos or "") for port in ports}
     return Inventory(
         bridges=tuple(
             SeenBridge(
@@ -370,6 +420,7 @@ async def read_inventory(db: Ovsdb) -> Inventory:
                 vni=_number(row.external_ids.get(VNI)),
                 mac=row.external_ids.get(MAC),
                 ip=row.external_ids.get(IP),
+                bandwidth=shaping.bandwidth_of(limit_of.get(row.name)),
             )
             for row in sorted(
                 map(interface_row, interfaces_result["rows"]), key=lambda row: row.name
@@ -378,6 +429,17 @@ async def read_inventory(db: Ovsdb) -> Inventory:
         ),
         control=next(
             (_control(row, controllers, ports) for row in bridges if control.is_control(row)), None
+        ),
+        strays=tuple(
+            SeenStray(
+                port=row.external_ids[shaping.PORT],
+                slice=row.external_ids[SLICE],
+                host=row.external_ids.get(HOST),
+                vni=_number(row.external_ids.get(VNI)),
+            )
+            for row in limits.values()
+            if {SLICE, shaping.PORT} <= row.external_ids.keys()
+            and limit_of.get(row.external_ids[shaping.PORT]) != row
         ),
     )
 
@@ -402,5 +464,5 @@ async def _by_id(db: Ovsdb, table: str, ids: Iterable[str], columns: list[str]) 
     return [row for result in await db.transact(ops) for row in result["rows"]] if ops else []
 
 
-def _select(table: str, where: list[object], columns: list[str]) -> Operation:
-    return {"op": "select", "table": table, "where": where, "columns": columns}
+def _select(table: str, where: Sequence[object], columns: list[str]) -> Operation:
+    return {"op": "select", "table": table, "where": [*where], "columns": columns}

@@ -50,8 +50,8 @@ class Scenario:
 
 
 def vm(name: str, host: str) -> Body:
-    """Ask for a VM on a host."""
-    return {"name": name, "flavor": "tiny", "image": "tiny", "host": host}
+    """Ask for a VM on a host, which is kept to a bandwidth there."""
+    return {"name": name, "flavor": "tiny", "image": "tiny", "host": host, "bandwidth": 5}
 
 
 def create(*vms: Body, **more: Any) -> Send:
@@ -88,7 +88,7 @@ UNCONTROL = ("controller.delete", {"vm": "its"})
 ATTACH_VM = ("slice.update", {"slice": SLICE, "controller": IMAGE})
 NO_BOOT_ANYWHERE = (("domains.boot:after", "h1"), ("domains.boot:after", "h2"))
 WIDE = ("flavor.create", {"flavor": "wide", "cpu": 2, "ram": 64, "disk": 2})
-MANY = ("flavor.create", {"flavor": "many", "cpu": 2, "ram": 256, "disk": 1})
+MANY = ("flavor.create", {"flavor": "many", "cpu": 2, "ram": 256, "disk": 1, "bandwidth": 10})
 START, STOP, REBOOT = (
     (f"vm.{word}", {"vm": "a", **more})
     for word, more in (("start", {}), ("stop", {"force": True}), ("reboot", {}))

@@ -17,9 +17,9 @@ from tests.twins import World
 Things = dict[str, set[str]]
 KINDS = (
     *("domains", "bridges", "ports", "namespaces", "leases", "servers", "volumes"),
-    # Which bridges dial whom and tell whom, which slices are on the control network, and whose
-    # flows the guards have.
-    *("targets", "told", "uses", "flows"),
+    # Which bridges dial whom and tell whom, which slices are on the control network, whose
+    # flows the guards have, and how fast they may be.
+    *("targets", "told", "uses", "flows", "limits"),
 )
 
 
@@ -91,6 +91,8 @@ def _plugged(vms: Iterable[dict[str, Any]], found: Things) -> None:
             found["ports"].add(f"{vm['host']}: {port(vm['vm'])}")
         found["bridges"].add(f"{vm['host']}: {names.GUARD}")
         found["flows"].add(f"{vm['host']}: {cookie(vm['vm'])}")
+        if vm["bandwidth"]:
+            found["limits"].add(f"{vm['host']}: {names.tap(vm['vm'])} {vm['bandwidth']}000000")
 
 
 def of_twins(world: World) -> Things:
@@ -101,6 +103,12 @@ def of_twins(world: World) -> Things:
         },
         "bridges": {f"{host}: {names.bridge(vni)}" for host, vni in world.bridges}
         | {f"{host}: {names.GUARD}" for host in world.guards},
+        "limits": {
+            f"{host}: {tap} {port.bandwidth}000000"
+            for host, taps in world.guards.items()
+            for tap, port in taps.items()
+            if port.bandwidth is not None
+        },
         "flows": {f"{host}: {cookie(vm)}" for host, vm in world.flows},
         "ports": {f"{at[0]}: {name}" for at, ports in world.bridges.items() for name in ports}
         | {
@@ -159,7 +167,7 @@ def cookie(vm: str) -> str:
 def of_lab(lab: Lab) -> Things:
     """List what the lab's hosts hold; a domain counts whether or not it runs."""
     found, present = nothing(), traces.on_hosts(lab)
-    for kind in ("bridges", "ports", "volumes", "domains"):
+    for kind in ("bridges", "ports", "limits", "volumes", "domains"):
         found[kind] = set(present.get(kind, ()))
     found["targets"] = set(_targets(lab))
     found["flows"] = set(_flows(lab))

@@ -38,6 +38,7 @@ from ccfd.network.dhcp_files import mark
 from ccfd.network.guard_watch import GuardWatch
 from ccfd.network.monitor import Monitor
 from ccfd.settings import Settings
+from tests.host import steady_udp
 from tests.lab.pki import Authority
 
 VNI = 1001
@@ -623,6 +624,116 @@ async def test_ports_and_flows_come_back_when_the_switch_daemon_restarts(
         one.start()
         switch.start()
         assert await asyncio.to_thread(one.reaches, two.address, within=10)
+
+
+# --- bandwidth
+
+BANDWIDTH = 10
+"""Mbit/s."""
+
+RECEIVER = f"""
+import socket, sys, time
+link = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+link.bind((sys.argv[1], {steady_udp.PORT}))
+link.settimeout(10)
+came = []
+try:
+    while True:
+        link.recv(2048)
+        came.append(time.monotonic())
+        link.settimeout(0.5)
+except TimeoutError:
+    print((len(came) - 1) * {steady_udp.FRAME} * 8 / (came[-1] - came[0]) / 1e6)
+"""
+
+
+async def speed(sender: Guest, receiver: Guest, mbits: int) -> float:
+    """Return the Mbit/s that arrive of *mbits*, counted in Ethernet frames."""
+
+    def program(guest: Guest, *words: str) -> tuple[str, ...]:
+        return ("ip", "netns", "exec", guest.space, "python3", "-c", *words)
+
+    got, _ = await asyncio.gather(
+        asyncio.to_thread(sh, *program(receiver, RECEIVER, receiver.address)),
+        asyncio.to_thread(
+            sh, *program(sender, steady_udp.SENDER, receiver.address, str(mbits), "1.5")
+        ),
+    )
+    return float(got)
+
+
+async def fastest(sender: Guest, receiver: Guest) -> float:
+    """Return the speed at twice the limit; a busy machine's sender may not reach it at once."""
+    for _ in range(8):
+        found = await speed(sender, receiver, 2 * BANDWIDTH)
+        if found > 0.85 * BANDWIDTH:
+            break
+    return found
+
+
+async def test_a_vm_sends_and_gets_no_more_than_its_bandwidth(
+    fabric: Fabric, settings: Settings, switch: Switch, guests: tuple[Guest, Guest]
+) -> None:
+    one, two = guests
+    one.start()
+    two.start()
+    limited = replace(link(10), bandwidth=BANDWIDTH)
+    await fabric.make(bridge(limited, link(11)))
+    assert one.reaches(two.address, within=2)
+    for sender, receiver in ((one, two), (two, one)):
+        assert await fastest(sender, receiver) == pytest.approx(BANDWIDTH, rel=0.15)
+    before = switch.vsctl("get", "open_vswitch", ".", "next_cfg")
+    await fabric.make(bridge(limited, link(11)))
+    assert switch.vsctl("get", "open_vswitch", ".", "next_cfg") == before
+
+    async with watched(fabric, settings):
+        switch.kill()
+        switch.start()
+        assert await asyncio.to_thread(one.reaches, two.address, within=10)
+        assert "rate=10000 " in switch.ofctl("dump-meters")
+    await fabric.plug(ports(replace(limited, bandwidth=2)))
+    assert limits(switch) == {"2000000"}
+    assert "rate=2000 " in switch.ofctl("dump-meters")
+    await fabric.plug(ports(link(10)))
+    assert limits(switch) == set()
+    assert await speed(one, two, 2 * BANDWIDTH) > 1.5 * BANDWIDTH
+
+
+def limits(switch: Switch) -> set[str]:
+    shown = switch.vsctl("--bare", "--columns=other_config", "list", "qos").split()
+    return {one.removeprefix("max-rate=") for one in shown}
+
+
+async def test_no_limit_outlives_its_port(
+    fabric: Fabric, settings: Settings, switch: Switch, guests: tuple[Guest, Guest]
+) -> None:
+    limited = replace(link(10), bandwidth=BANDWIDTH)
+    plain = bridge(limited, link(11))
+    await fabric.make(plain)
+    await fabric.unplug(ports(limited))
+    assert limits(switch) == set()
+    assert "meter=" not in switch.ofctl("dump-meters")
+    await fabric.make(plain)
+    await fabric.make(bridge(link(11)))
+    assert limits(switch) == set()
+    await fabric.make(plain)
+    await fabric.remove(bridge())
+    assert limits(switch) == set()
+
+    # What somebody else took away leaves its limit, which is seen, and used again.
+    await fabric.make(plain)
+    switch.vsctl("del-br", names.GUARD)
+    (stray,) = (await fabric.inventory(names.NODE)).strays
+    assert (stray.port, stray.slice, stray.vni) == (limited.name, "demo", VNI)
+    await fabric.make(plain)
+    inventory = await fabric.inventory(names.NODE)
+    assert inventory.strays == ()
+    assert {p.bandwidth for p in inventory.ports if p.name == limited.name} == {BANDWIDTH}
+    for name in (names.GUARD, names.bridge(VNI)):
+        switch.vsctl("del-br", name)
+    await fabric.remove(bridge())
+    assert limits(switch) == set()
 
 
 @pytest.mark.parametrize("moment", ["before", "during"])

@@ -6,18 +6,22 @@ import asyncio
 import random
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
 
+from ccfd.model import names
 from tests import traces
 from tests.ccfd_process import CcfdProcess, sqlite
-from tests.host import diagnosis
+from tests.host import diagnosis, steady_udp
 from tests.lab import Lab
 from tests.portal import Body, Portal
 
 BOOT_WITHIN = 120.0
+BANDWIDTH = 4
+"""Mbit/s."""
 
 
 def vms(*called: str) -> list[dict[str, Any]]:
@@ -104,6 +108,59 @@ async def have_their_ports_counted(ccfd: CcfdProcess, document: Body) -> None:
                 assert ccfd.metric(f"ccfd_port_{way}_{what}_total", labels) > 0
 
 
+async def fastest(measured: Callable[[], Awaitable[float]]) -> float:
+    """Measure until the limit is reached: on a busy machine nobody may send that much at once."""
+    for _ in range(8):
+        found = await measured()
+        if found > 0.85 * BANDWIDTH:
+            break
+    return found
+
+
+async def speed_from(lab: Lab, document: Body, vm: Body) -> float:
+    """Return the Mbit/s that arrive on the network node of twice a VM's bandwidth."""
+    name, inside = names.namespace(document["vni"]), document["subnet"].partition("/")[0]
+    counter = ["ip", "netns", "exec", name, "cat", "/proc/uptime", _received("inside")]
+
+    async def look() -> str:
+        return await asyncio.to_thread(lambda: lab.run("node", counter).stdout)
+
+    line = steady_udp.sender(inside, 2 * BANDWIDTH, seconds=3)
+    return await _while_sending(asyncio.to_thread(lab.guest, vm["vm"], ["sh", "-c", line]), look)
+
+
+async def speed_towards(lab: Lab, document: Body, vm: Body) -> float:
+    """Return the Mbit/s that arrive in a VM of twice its bandwidth."""
+
+    async def look() -> str:
+        return await guest(lab, vm["vm"], f"cat /proc/uptime {_received('eth0')}")
+
+    words = ("python3", "-c", steady_udp.SENDER, vm["ip"], str(2 * BANDWIDTH), "3")
+    argv = ["ip", "netns", "exec", names.namespace(document["vni"]), *words]
+    return await _while_sending(asyncio.to_thread(lab.run, "node", argv), look)
+
+
+def _received(link: str) -> str:
+    return f"/sys/class/net/{link}/statistics/rx_bytes"
+
+
+async def _while_sending(sending: Awaitable[Any], look: Callable[[], Awaitable[str]]) -> float:
+    """Return the Mbit/s by which a counter grows in the middle of *sending*."""
+    async with asyncio.TaskGroup() as group:
+
+        async def send() -> None:
+            await sending
+
+        group.create_task(send())
+        seen = []
+        for _ in range(2):
+            await asyncio.sleep(1)
+            up, _idle, count = (await look()).split()
+            seen.append((float(up), int(count)))
+    (began, before), (ended, after) = seen
+    return (after - before) * 8 / (ended - began) / 1e6
+
+
 async def test_a_slice_lives_and_vanishes(lab: Lab, ccfd: CcfdProcess, portal: Portal) -> None:
     heard: list[Body] = []
     made = await portal.ask(
@@ -124,11 +181,15 @@ async def test_a_slice_lives_and_vanishes(lab: Lab, ccfd: CcfdProcess, portal: P
 
     await have_their_ports_counted(ccfd, document)
 
-    grown = await portal.ask("vm.create", slice="demo", **vms("c")[0])
+    limited = {**vms("c")[0], "bandwidth": BANDWIDTH}
+    grown = await portal.ask("vm.create", slice="demo", **limited)
     assert grown["outcome"] == "succeeded", grown
     document = ccfd.get("/v1/slices/demo")
     await hold_their_leases(lab, document)
     await reach_each_other(lab, document)
+    for speed in (speed_from, speed_towards):
+        found = await fastest(partial(speed, lab, document, grown["result"]))
+        assert found == pytest.approx(BANDWIDTH, rel=0.15), speed.__name__
     gone = await portal.ask("vm.delete", vm=grown["result"]["vm"])
     assert gone["outcome"] == "succeeded", gone
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import delete, select, update
 
 from ccfd.handlers.reconcile import Reconciler
 from ccfd.handlers.reconcile_events import repairs
+from ccfd.model import names
 from ccfd.settings import Reconcile
 from ccfd.store import tables
 from ccfd.store.database import Transaction
@@ -56,6 +58,18 @@ async def sweep(harness: Harness) -> AsyncIterator[Sweep]:
             "slice.create", slice="demo", gateway=False, vms=[{"name": name, **VM} for name in "ab"]
         )
         yield Sweep(harness)
+
+
+async def test_a_vm_gets_its_bandwidth_back(sweep: Sweep) -> None:
+    limited = {"name": "c", **VM, "host": "h1", "bandwidth": 5}
+    made = await sweep.harness.ask("vm.create", slice="demo", **limited)
+    tap, guard = names.tap(made["result"]["vm"]), sweep.harness.world.guards["h1"]
+    assert (await sweep.apply())["repairs"] == []
+    for other in (None, 6):
+        guard[tap] = replace(guard[tap], bandwidth=other)
+        (repair,) = (await sweep.apply())["repairs"]
+        assert repair["why"] == f"port {tap} has another bandwidth"
+        assert guard[tap].bandwidth == 5
 
 
 async def test_all_that_a_slice_lost_is_put_back(sweep: Sweep) -> None:

@@ -46,6 +46,7 @@ async def test_all_that_hosts_hold_is_made_again(lost: Lost) -> None:
     told = {"description": 'a "quoted" & <é>\n', "project": "p", "user": "u"}
     keys = ["ssh-ed25519 AAAA one", "ssh-rsa BBBB two"]
     sized = {"name": "sized", "cpu": 2, "ram": 256, "disk": 3, "image": "tiny", "dhcp": False}
+    sized |= {"bandwidth": 7}
     await lost.make(
         two("one", **told, ssh_keys=keys, expires_in=100_000),
         {"slice": "gone", "ipcount": 8},

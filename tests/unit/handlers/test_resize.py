@@ -7,6 +7,7 @@ import pytest
 
 from ccfd.documents import COLLECTIONS
 from ccfd.errors import Refused
+from ccfd.model import names
 from tests.harness import Harness
 from tests.twins import no_trap
 from tests.unit.handlers.test_slice_story import NOTHING
@@ -110,6 +111,28 @@ async def test_what_cannot_be_is_refused(harness: Harness) -> None:
         assert await claimed(harness) == SIZES["wide"]
         gone = await harness.ask("vm.resize", vm="nobody", flavor="wide")
         assert gone["error"]["code"] == "vm_not_found"
+
+
+def speed(harness: Harness, vm: str) -> int | None:
+    """Return the bandwidth that the host's switch has for the VM."""
+    return harness.world.guards["h1"][names.tap(vm)].bandwidth
+
+
+@pytest.mark.parametrize("state", ["running", "shutoff"])
+async def test_its_switch_has_its_new_bandwidth(harness: Harness, state: str) -> None:
+    async with harness.running():
+        vm = await one(harness)
+        await harness.ask("flavor.create", flavor="slow", cpu=1, ram=64, disk=1, bandwidth=3)
+        if state == "shutoff":
+            await harness.ask("vm.stop", vm=vm)
+        done = await harness.ask("vm.resize", vm=vm, flavor="slow")
+        assert done["result"]["bandwidth"] == speed(harness, vm) == 3
+        await refuse(harness, "domains.redefine:before")
+        failed = await harness.ask("vm.resize", vm=vm, flavor="large")
+        assert failed["compensated"] is True
+        assert (await document(harness, vm))["bandwidth"] == speed(harness, vm) == 3
+        done = await harness.ask("vm.resize", vm=vm, flavor="large")
+        assert done["result"]["bandwidth"] is speed(harness, vm) is None
 
 
 async def refuse(harness: Harness, call: str, times: int = 1) -> None:

@@ -11,7 +11,7 @@ from ccfd.network import guard
 from ccfd.network.changes import Snapshot, Switch
 from ccfd.network.guard import SeenGuard
 from ccfd.network.ports import PARKED
-from ccfd.network.rows import BridgeRow, ControllerRow, InterfaceRow, PortRow
+from ccfd.network.rows import BridgeRow, ControllerRow, InterfaceRow, PortRow, QosRow
 
 SWITCH = Switch(name="h1", datapath_type="netdev", tunnel_ip="192.0.2.1", sharers=frozenset({"h1"}))
 REMOTE = replace(SWITCH, listener="pssl:6653:192.0.2.1")
@@ -170,3 +170,33 @@ def test_what_is_somebody_elses_is_refused_and_left_alone() -> None:
         guard.join(replace(WANTED, ports=(replace(TAP, vm="0123456789ab-other"),)), SWITCH, SEEN)
     with pytest.raises(Refused, match="in use"):
         guard.join(WANTED, SWITCH, SeenGuard(rows=Snapshot(taken=frozenset({TAP.name}))))
+
+
+LIMITED = replace(WANTED, ports=(replace(TAP, bandwidth=10),))
+LIMIT = QosRow(
+    uuid="q",
+    type="linux-htb",
+    other_config={"max-rate": "10000000"},
+    external_ids=MINE | {"ccf-vm": VM, "ccf-port": TAP.name},
+)
+
+
+def test_a_vm_with_a_bandwidth_has_its_limit_with_its_tap() -> None:
+    ops = guard.join(LIMITED, SWITCH, EMPTY).ops
+    (limit,) = [op for op in ops if op.get("table") == "QoS"]
+    assert limit["row"]["external_ids"] == said({**LIMIT.external_ids})
+    (port,) = [op for op in ops if op["op"] == "insert" and op["row"].get("name") == TAP.name][1:]
+    assert port["row"]["qos"] == ["named-uuid", limit["uuid-name"]]
+    (tap,) = [op for op in ops if op["op"] == "insert" and op["table"] == "Interface"][:1]
+    assert ["ccf-bandwidth", "10"] in tap["row"]["external_ids"][1]
+
+
+def test_a_limit_goes_with_the_tap_and_also_where_that_is_gone_already() -> None:
+    with_limit = replace(SEEN, rows=replace(ROWS, qos=(LIMIT,)))
+    left = replace(ABSENT, rows=Snapshot(qos=(LIMIT,), whole=False))
+    for seen in (with_limit, left):
+        ops = guard.leave(guard.all_of(seen), seen).ops
+        assert {"op": "delete", "table": "QoS", "where": [["_uuid", "==", ["uuid", "q"]]]} in ops
+    nobody = Bridge(host="h1", slice="demo", vni=1001)
+    ops = guard.make(nobody, SWITCH, left).ops
+    assert [op["table"] for op in ops] == ["Port", "QoS"]

@@ -83,3 +83,11 @@ def test_a_taps_row_says_all_of_it(number: int) -> None:
     assert guard_flows.guarded(row) == VM
     assert guard_flows.guarded(replace(row, external_ids={})) is None
     assert guard_flows.guarded(replace(row, ofport_request=None)) is None
+
+
+def test_what_a_vm_with_a_bandwidth_sends_passes_its_meter() -> None:
+    limited = replace(VM, bandwidth=10)
+    assert matched(limited, "meter:40,output:41") == matched(VM, "output:41")
+    assert matched(limited, "output:41") == set()
+    assert matched(limited, "output:40") == {"in_port=41"}
+    assert guard_flows.metered([limited, VM]) == {40: 10}

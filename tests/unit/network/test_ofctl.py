@@ -101,3 +101,24 @@ async def test_a_guard_elsewhere_is_reached_with_our_keys(commands: Commands) ->
         *("--private-key=key", "--certificate=cert", "--ca-cert=ca", "--bundle"),
     )
     assert "ssl:192.0.2.1:6653" in commands.ran[0][0]
+
+
+async def test_a_meter_that_is_there_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    async def run(argv: Sequence[str], *, text: str = "", within: float) -> str:
+        ran.append(argv[3])
+        if argv[3] == "add-meter":
+            raise CommandError(argv, 1, "OFPT_ERROR (OF1.3) (xid=0x2): OFPMMFC_METER_EXISTS")
+        return ""
+
+    monkeypatch.setattr(ofctl, "run", run)
+    await Ofctl("h1", GUARD, Tls()).set_meter("meter=2,kbps")
+    assert ran == ["add-meter", "mod-meter"]
+
+
+async def test_a_guard_that_takes_no_meter_is_a_passing_error(commands: Commands) -> None:
+    commands.fails = True
+    with pytest.raises(Transient, match="failed to connect"):
+        await Ofctl("h1", GUARD, Tls()).set_meter("meter=2,kbps")
+    assert len(commands.ran) == 1
