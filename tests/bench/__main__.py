@@ -3,6 +3,18 @@
 import subprocess
 import sys
 
-for name in ("slice_create", "engine", "inbox", "recovery", "ipam", "placement"):
+NAMES = (
+    "slice_create",
+    "engine",
+    "inbox",
+    "recovery",
+    "ipam",
+    "placement",
+    "ports",
+    "fabric",
+    "detour",
+)
+
+for name in NAMES:
     print(f"\n== {name}", flush=True)
     subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=True)
