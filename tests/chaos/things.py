@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
@@ -207,14 +208,17 @@ def _told(lab: Lab) -> Iterator[str]:
     """List which of ccf's bridges tell which collectors."""
     for place in (*lab.layout.compute, names.NODE):
         for table in ("sFlow", "IPFIX"):
-            show = ["ovs-vsctl", "--bare", "--columns=_uuid,targets", "list", table]
-            rows = lab.run(place, show).stdout.split("\n\n")
-            told = dict(row.split("\n") for row in rows if row.strip())
-            show = ["ovs-vsctl", "--bare", f"--columns=name,{table.lower()}", "list", "bridge"]
-            for row in lab.run(place, show).stdout.strip().split("\n\n"):
-                name, _, uuid = row.partition("\n")
-                if name.startswith(names.PREFIX) and uuid.strip() in told:
-                    yield f"{place}: {name} {table.lower()} {told[uuid.strip()].strip()}"
+            targets = {uuid[1]: to for uuid, to in _rows(lab, place, table, "_uuid,targets")}
+            for name, (_, row) in _rows(lab, place, "bridge", f"name,{table.lower()}"):
+                # A bridge without one has an empty set there.
+                if name.startswith(names.PREFIX) and row:
+                    yield f"{place}: {name} {table.lower()} {targets[row]}"
+
+
+def _rows(lab: Lab, place: str, table: str, columns: str) -> list[Any]:
+    show = ["ovs-vsctl", "-f", "json", f"--columns={columns}", "list", table]
+    rows: list[Any] = json.loads(lab.run(place, show).stdout)["data"]
+    return rows
 
 
 def running(lab: Lab) -> set[str]:
