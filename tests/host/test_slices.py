@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import subprocess
 import time
@@ -15,6 +16,7 @@ import pytest
 from ccfd.model import names
 from tests import traces
 from tests.ccfd_process import CcfdProcess, sqlite
+from tests.collectors import Collector
 from tests.host import diagnosis, steady_udp
 from tests.lab import Lab
 from tests.portal import Body, Portal
@@ -37,7 +39,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture
 def ccfd(lab: Lab) -> Iterator[CcfdProcess]:
-    process = CcfdProcess(lab)
+    # Collectors of sFlow and IPFIX are told soon, of every packet.
+    process = CcfdProcess(lab, {"CCFD_SLICES__SAMPLING": "1", "CCFD_SLICES__POLLING": "1"})
     process.start()
     yield process
     assert process.stop() == 0, process.tail()
@@ -161,6 +164,31 @@ async def _while_sending(sending: Awaitable[Any], look: Callable[[], Awaitable[s
     return (after - before) * 8 / (ended - began) / 1e6
 
 
+async def are_told_to_collectors(lab: Lab, portal: Portal, document: Body) -> None:
+    """Have both kinds of collectors told of what VMs of two hosts send each other."""
+    address = lab.layout.root_management
+    with contextlib.closing(Collector(address)) as collector:
+        told = {
+            "sflow": f"{address}:{collector.sflow_port}",
+            "ipfix": f"{address}:{collector.ipfix_port}",
+        }
+        done = await portal.ask("slice.update", slice="demo", monitoring=told)
+        assert done["result"]["monitoring"] == told, done
+        ips = [vm["ip"] for vm in document["vms"]]
+        both = {(ips[0], ips[1]), (ips[1], ips[0])}
+        end = time.monotonic() + 60
+        while not (both <= collector.sampled() and both <= collector.ipfix.flows()):
+            assert time.monotonic() < end, (collector.sampled(), collector.ipfix.flows())
+            await reach_each_other(lab, document)
+            await asyncio.sleep(0.5)
+            collector.look()
+        agents = {one.agent for one in collector.sflows if one.samples}
+        assert agents <= {lab.layout.tunnel(place) for place in ("h1", "h2", "node")}
+        assert collector.ipfix.domains == {document["vni"]}
+        gone = await portal.ask("slice.update", slice="demo", monitoring=None)
+        assert gone["result"]["monitoring"] is None, gone
+
+
 async def test_a_slice_lives_and_vanishes(lab: Lab, ccfd: CcfdProcess, portal: Portal) -> None:
     heard: list[Body] = []
     made = await portal.ask(
@@ -180,6 +208,7 @@ async def test_a_slice_lives_and_vanishes(lab: Lab, ccfd: CcfdProcess, portal: P
     assert mtu.strip() == "1550"
 
     await have_their_ports_counted(ccfd, document)
+    await are_told_to_collectors(lab, portal, document)
 
     limited = {**vms("c")[0], "bandwidth": BANDWIDTH}
     grown = await portal.ask("vm.create", slice="demo", **limited)
