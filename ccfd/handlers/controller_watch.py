@@ -39,13 +39,20 @@ class Switches(Protocol):
 
 
 class ControllerWatch:
-    """Keeps `controller_connected` of the slices true."""
+    """Keeps `controller_connected` of the slices true.
 
-    def __init__(self, settings: Settings, database: Database, switches: Switches) -> None:
+    When a switch is heard others may be in a moment, as at the start of ccfd: they are given
+    *settle* seconds before anything is concluded from their silence.
+    """
+
+    def __init__(
+        self, settings: Settings, database: Database, switches: Switches, *, settle: float = 0.5
+    ) -> None:
         layout = Layout(settings)
         self._switch_of = {host.name: layout.switch_of(host.name) for host in settings.host}
         self._places = {names.NODE, *self._switch_of.values()}
         self._database = database
+        self._settle = settle
         self._switches = switches
         self._vnis: set[int] = set()
         self._controlled: set[int] = set()
@@ -64,6 +71,8 @@ class ControllerWatch:
         """Look whenever there are news, for ever."""
         while True:
             await self._come.wait()
+            if self._all:
+                await asyncio.sleep(self._settle)
             self._come.clear()
             some, everything = self._vnis, self._all
             self._vnis, self._all = set(), False

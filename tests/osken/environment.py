@@ -29,13 +29,14 @@ def learning_switch(address: str, port: int, forgets_after: int) -> list[str]:
 
 
 def _install(folder: Path) -> None:
-    run(["/usr/bin/python3", "-m", "venv", str(folder)])
-    wanted = ["-c", str(CONSTRAINTS), *PACKAGES]
+    venv, wanted = ["/usr/bin/python3", "-m", "venv"], ["-c", str(CONSTRAINTS), *PACKAGES]
     # As in tools/setup: uv is faster, and pip is the one that must work.
     uv = [str(CHECKOUT / ".venv/bin/uv"), "pip", "install", "-q", "--compile-bytecode"]
     with suppress(LabError, OSError):
+        run([*venv, "--without-pip", str(folder)])
         run([*uv, "--python", str(folder / "bin/python"), *wanted], timeout=120)
         return
+    run([*venv, "--clear", str(folder)])
     pip = [str(folder / "bin/python"), "-m", "pip", "install", "-q", "--compile"]
     run([*pip, *wanted], timeout=300)
 

@@ -97,7 +97,7 @@ async def test_news_are_followed_as_they_come(harness: Harness) -> None:
     async with harness.running():
         vni = await demo(harness, controller=OWN)
         switches = Switches(vni)
-        watch = ControllerWatch(harness.settings, harness.database, switches)
+        watch = ControllerWatch(harness.settings, harness.database, switches, settle=0)
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(watch.run())
             for seen, news in (
