@@ -419,7 +419,7 @@ class Workflow(Section):
 class Reconcile(Section):
     """How what hosts hold is kept as the database says."""
 
-    every: Annotated[float, Field(ge=0)] = 30
+    every: Annotated[float, Field(ge=0)] = 15
     """Seconds between two looks at the hosts; 0: only when `ccfctl reconcile` asks."""
     grace: Annotated[float, Field(ge=0)] = 60
     """Seconds that a thing of ours must be seen without an owner before it is removed."""
