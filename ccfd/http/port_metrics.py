@@ -40,7 +40,10 @@ class PortMetrics:
         ports: dict[tuple[str, str], Counters] = {
             (port.slice, port.vm): port.counters
             for port in self._switches.all_ports()
-            if port.slice is not None and port.vm is not None and port.counters is not None
+            if port.slice is not None
+            and port.vm is not None
+            and port.kind != "patch"
+            and port.counters is not None
         }
         for way, said in _WAYS.items():
             for what, text in _WHAT.items():

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 
 from ccfd.model import names
-from ccfd.model.network import Controller, Export, Monitoring
+from ccfd.model.network import Controller, Export, Monitoring, Port
 from ccfd.network import Fabric
 from ccfd.network.mirror import WatchedPort
 from ccfd.network.monitor import Monitor, News
@@ -25,7 +26,9 @@ from tests.host.test_network import (
     pytestmark,
     settings,
     switch,
+    tap,
     tunnel,
+    vm,
 )
 
 __all__ = ["fabric", "guests", "pytestmark", "settings", "switch"]
@@ -40,8 +43,8 @@ async def until(true: Callable[[], bool], within: float = 30) -> None:
 class Watch:
     """A monitor that runs, and what it told."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.monitor = Monitor(settings)
+    def __init__(self, settings: Settings, probe: float) -> None:
+        self.monitor = Monitor(settings, probe=probe)
         self.news: list[News] = []
         self.monitor.listen(self.news.append)
 
@@ -57,8 +60,8 @@ class Watch:
 
 
 @contextlib.asynccontextmanager
-async def watching(settings: Settings) -> AsyncIterator[Watch]:
-    watch = Watch(settings)
+async def watching(settings: Settings, probe: float = 5) -> AsyncIterator[Watch]:
+    watch = Watch(settings, probe)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(watch.monitor.run())
         yield watch
@@ -76,7 +79,7 @@ async def test_the_watch_follows_ports_counters_controllers_and_restarts(
         await until(lambda: watch.port(one.name) is not None)
         waiting = watch.port(one.name)
         assert waiting is not None
-        assert (waiting.up, waiting.vm, waiting.bridge) == (False, "vm-10", "ccf-1001")
+        assert (waiting.up, waiting.vm, waiting.bridge) == (False, vm(10), names.GUARD)
         for guest in guests:
             guest.start()
         await until(lambda: watch.is_up(one.name) and watch.is_up(two.name))
@@ -108,6 +111,23 @@ async def test_the_watch_follows_ports_counters_controllers_and_restarts(
         assert watch.told("lost") == 0
 
 
+async def test_a_frozen_database_is_noticed_and_heard_again(
+    fabric: Fabric, switch: Switch, settings: Settings
+) -> None:
+    await fabric.make(bridge(link(10)))
+    async with watching(settings, probe=0.5) as watch:
+        await until(lambda: watch.told("heard") >= 1)
+        before = watch.told("heard")
+        switch.freeze_database(signal.SIGSTOP)
+        try:
+            await until(lambda: watch.monitor.problem(names.NODE) is not None)
+            assert watch.port(tap(10)) is None
+        finally:
+            switch.freeze_database(signal.SIGCONT)
+        await until(lambda: watch.told("heard") > before)
+        assert watch.port(tap(10)) is not None
+
+
 async def test_collectors_get_samples_and_flows_until_the_slice_has_none(
     fabric: Fabric, switch: Switch, guests: tuple[Guest, Guest]
 ) -> None:
@@ -118,7 +138,8 @@ async def test_collectors_get_samples_and_flows_until_the_slice_has_none(
         told = Monitoring(
             sflow=f"172.20.0.1:{collector.sflow_port}", ipfix=f"172.20.0.1:{collector.ipfix_port}"
         )
-        wanted = bridge(link(10), link(11))
+        # The other is no VM's, so its port is on the slice's own bridge, as a namespace's leg is.
+        wanted = bridge(link(10), Port(name=two.name, kind="system"))
         watched = replace(wanted, export=Export(to=told, sampling=2, polling=1))
         await fabric.make(watched)
         (seen,) = (await fabric.inventory(names.NODE)).bridges
@@ -127,12 +148,13 @@ async def test_collectors_get_samples_and_flows_until_the_slice_has_none(
         await fabric.make(watched)
         assert switch.vsctl("get", "open_vswitch", ".", "next_cfg") == changes
         assert one.reaches(two.address, within=10)
-        both = {(one.address, two.address), (two.address, one.address)}
+        back = (two.address, one.address)
 
         def has_come() -> bool:
             collector.look()
             counters = sum(datagram.counters for datagram in collector.sflows)
-            return both <= collector.sampled() and both <= collector.ipfix.flows() and counters > 0
+            flows = {back, (one.address, two.address)}
+            return back in collector.sampled() and flows <= collector.ipfix.flows() and counters > 0
 
         with pinging(one, two):
             await until(has_come)

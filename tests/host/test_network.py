@@ -119,6 +119,10 @@ class Switch:
         assert self._daemon is not None
         self._daemon.send_signal(how)
 
+    def freeze_database(self, how: signal.Signals) -> None:
+        assert self._db is not None
+        self._db.send_signal(how)
+
     def end(self) -> None:
         for process in (self._daemon, self._db):
             if process is not None:
