@@ -219,6 +219,12 @@ class Console(Section):
     """Consoles of one VM at once, whichever ccfd serves them."""
     origins: tuple[str, ...] = ()
     """Origins of pages that may open consoles beside `[http] public_url`'s."""
+    record: bool = False
+    """Keep what sessions show, each in a file of its own."""
+    recordings: Path = Path("/var/lib/ccfd/recordings")
+    """Where those files are put; nobody else may read them."""
+    recording_mib: Annotated[int, Field(ge=1, le=1048576)] = 256
+    """MiB of a session's file at most; then the session ends, and another can be opened."""
     assets: Path | None = None
     """Where noVNC and xterm.js are; by default `share/ccfd/console` of ccfd's own Python."""
 

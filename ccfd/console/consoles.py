@@ -5,11 +5,12 @@ import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import structlog
 
-from ccfd.console import ledger, relay
+from ccfd.console import ledger, recording, relay
 from ccfd.console.closing import (
     BUSY,
     ENDED,
@@ -24,6 +25,7 @@ from ccfd.console.closing import (
     Closed,
 )
 from ccfd.console.ledger import Issued, Opened
+from ccfd.console.recording import Recording
 from ccfd.console.relay import Viewer
 from ccfd.console.serial import Reader, SerialConsoles, Serials
 from ccfd.console.tickets import Kind
@@ -68,6 +70,7 @@ class Session:
     since: float
     end: asyncio.Future[Close]
     source: Wire | Reader | None = None
+    record: Callable[[bytes], None] | None = None
     counted: tuple[int, int] = (0, 0)
     moved_at: float = field(default=0.0)
 
@@ -173,7 +176,7 @@ class Consoles:
         session = Session(opened, viewer, now, end, moved_at=now)
         self._sessions[opened.id] = session
         self._counters.console_sessions(len(self._sessions))
-        about = {
+        about: dict[str, Any] = {
             "audit": True,
             "console": opened.id,
             "vm": opened.vm,
@@ -183,13 +186,14 @@ class Consoles:
             "by": opened.issued_to,
             "remote": remote,
         }
+        if self._settings.record:
+            about["recording"] = str(self._recording(session))
         log.info("console opened", **about)
         why = ENDED  # what a handler that is cancelled stands for
         try:
             if self._is_closing:
                 session.finish(GOING_AWAY)
-            await self._introduce(session)
-            why = await self._until_ended(session)
+            why = await self._recorded(session)
         finally:
             del self._sessions[opened.id]
             self._left.add(opened.id)
@@ -206,6 +210,43 @@ class Consoles:
             )
         await self._note_closed()
         return why
+
+    def _recording(self, session: Session) -> Path:
+        ending = recording.ENDINGS[session.opened.kind]
+        return self._settings.recordings / f"{session.opened.id}.{ending}"
+
+    async def _recorded(self, session: Session) -> Close:
+        """Serve the session; keep it in a file where that is wanted."""
+        if not self._settings.record:
+            return await self._shown(session)
+        opened = session.opened
+        try:
+            file = await Recording.begun(
+                self._recording(session),
+                opened.kind,
+                {
+                    "console": opened.id,
+                    "vm": opened.vm,
+                    "name": opened.name,
+                    "slice": opened.slice,
+                    "opened_by": opened.issued_to,
+                },
+                most=self._settings.recording_mib * 1024 * 1024,
+                ended=session.finish,
+            )
+        except Closed as exc:
+            return exc.close
+        session.record = file.add
+        async with asyncio.TaskGroup() as group:
+            group.create_task(file.run())
+            try:
+                return await self._shown(session)
+            finally:
+                file.finish()
+
+    async def _shown(self, session: Session) -> Close:
+        await self._introduce(session)
+        return await self._until_ended(session)
 
     async def _introduce(self, session: Session) -> None:
         """Tell our own page what it shows, and give it the ticket for the time after a loss."""
@@ -226,6 +267,7 @@ class Consoles:
                 "name": opened.name,
                 "slice": opened.slice,
                 "view_only": opened.view_only,
+                "recorded": session.record is not None,
                 "again": again,
             }
         )
@@ -255,6 +297,7 @@ class Consoles:
     async def _screen(self, session: Session, opened: Opened) -> Close:
         wire = await connect(await self._screens.find(opened.host, opened.vm), self._tls)
         session.source = wire
+        wire.record = session.record
         try:
             await relay.greet(session.viewer)
             return await relay.join(session.viewer, wire, view_only=opened.view_only)
@@ -262,7 +305,7 @@ class Consoles:
             wire.abort()
 
     async def _serial(self, session: Session, opened: Opened) -> Close:
-        session.source = reader = Reader()
+        session.source = reader = Reader(session.record)
         return await self._serials.join(
             session.viewer, reader, opened.host, opened.vm, view_only=opened.view_only
         )

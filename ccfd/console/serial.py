@@ -48,6 +48,7 @@ class Serials(Protocol):
 class Reader:
     """What one viewer has yet to be shown. `received` counts all of it."""
 
+    record: Callable[[bytes], None] | None = None
     received: int = 0
     buffer: bytearray = field(default_factory=bytearray)
     told: asyncio.Event = field(default_factory=asyncio.Event)
@@ -56,6 +57,8 @@ class Reader:
         """Have *data* shown."""
         self.buffer += data
         self.received += len(data)
+        if self.record is not None:
+            self.record(data)
         self.told.set()
 
 

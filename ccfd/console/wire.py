@@ -68,6 +68,8 @@ class Wire(asyncio.BufferedProtocol):
         self.ended = asyncio.Event()
         self.received = 0
         """Bytes that came from the VM since it is joined."""
+        self.record: Callable[[bytes], None] | None = None
+        """Is told what the browser is shown."""
         self.full = asyncio.Event()
         """Set when the browser can take no more for now: reading has been paused."""
         self._early = bytearray()
@@ -99,6 +101,8 @@ class Wire(asyncio.BufferedProtocol):
                 self.abort()
             return
         self.received += nbytes
+        if self.record is not None:
+            self.record(bytes(_BODY[:nbytes]))
         if browser.is_closing():
             return
         whole = frame(nbytes)

@@ -9,7 +9,7 @@ const kind = new URLSearchParams(location.search).get("type") === "serial" ? "se
 const isTouch = matchMedia("(pointer: coarse)").matches;
 
 // Endings after which the session may be taken up again, and those where that is worth a try unasked.
-const MAY_FOLLOW = new Set([1000, 1006, 1012, 4408, 4409, 4411, 4423, 4429, 4502, 4503]);
+const MAY_FOLLOW = new Set([1000, 1006, 1012, 4408, 4409, 4411, 4423, 4429, 4502, 4503, 4507]);
 const FOLLOWS_BY_ITSELF = new Set([1006, 1012]);
 const LONGEST_WAIT = 5000;
 const TRIES = 12;

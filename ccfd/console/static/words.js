@@ -57,6 +57,7 @@ const ENGLISH_REASONS = {
   4429: "Too many are looking already",
   4502: "The VM's screen does not answer",
   4503: "The VM's host does not answer",
+  4507: "The session could not be recorded any further",
 };
 
 const CHINESE = {
@@ -116,6 +117,7 @@ const CHINESE_REASONS = {
   4429: "观看的人已经太多",
   4502: "虚拟机屏幕没有响应",
   4503: "虚拟机所在的主机没有响应",
+  4507: "无法继续录制会话",
 };
 
 const isChinese = (navigator.languages ?? [navigator.language])
