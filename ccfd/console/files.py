@@ -11,6 +11,7 @@ from typing import Self
 
 OWN = Path(__file__).parent / "static"
 PAGE = "page.html"
+PLAYER = "play.html"
 TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".mjs": "text/javascript; charset=utf-8",

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from ccfd.console.files import PAGE, TYPES, Files
+from ccfd.console.files import PAGE, PLAYER, TYPES, Files
 from ccfd.errors import Refused
 
 # Who embeds the page could have its buttons pressed; the address holds a ticket at first.
@@ -32,12 +32,11 @@ def routes(assets: Path | None) -> list[web.RouteDef]:
     """List the paths of the page; *assets* is where others' files are (None: the usual place)."""
     files = Files.at(assets)
 
-    async def page(request: web.Request) -> web.StreamResponse:
-        """Give the page of a VM's console."""
+    def give(name: str, *, has_terminal: bool) -> web.FileResponse:
         # xterm.js writes style sheets as it runs; noVNC does not.
-        styles = " 'unsafe-inline'" if request.query.get("type") == "serial" else ""
+        styles = " 'unsafe-inline'" if has_terminal else ""
         return web.FileResponse(
-            files.own / PAGE,
+            files.own / name,
             headers={
                 **ALWAYS,
                 "Content-Security-Policy": POLICY.format(styles=styles),
@@ -46,6 +45,14 @@ def routes(assets: Path | None) -> list[web.RouteDef]:
                 "Cache-Control": "no-store",
             },
         )
+
+    async def page(request: web.Request) -> web.StreamResponse:
+        """Give the page of a VM's console."""
+        return give(PAGE, has_terminal=request.query.get("type") == "serial")
+
+    async def player(_request: web.Request) -> web.StreamResponse:
+        """Give the page that plays a recording, which a person picks from their own files."""
+        return give(PLAYER, has_terminal=True)
 
     async def file(request: web.Request) -> web.StreamResponse:
         """Give a file that the page consists of."""
@@ -58,5 +65,6 @@ def routes(assets: Path | None) -> list[web.RouteDef]:
 
     return [
         web.get("/console/static/{path:.+}", file),
+        web.get("/console/play", player),
         web.get("/console/{vm}", page),
     ]

@@ -37,6 +37,13 @@ const ENGLISH = {
   noAssets: "The page is not complete",
   noAssetsWhat: "Parts of it did not load. Try again; if that does not help, whoever runs this ccfd finds what is missing with “ccfd check”.",
   code: (code) => `Code ${code}`,
+  recording: "Recording",
+  pick: "Open a file",
+  play: "Play",
+  pause: "Pause",
+  seek: "Moment",
+  noRecording: "This is no recording of a console.",
+  playHint: "The file is read in this browser and sent nowhere. Pauses are shortened to two seconds.",
 };
 
 const ENGLISH_REASONS = {
@@ -97,6 +104,13 @@ const CHINESE = {
   noAssets: "页面不完整",
   noAssetsWhat: "有些部分没有载入。请重试；若仍不行，请管理员运行 “ccfd check” 查看缺少什么。",
   code: (code) => `代码 ${code}`,
+  recording: "录像",
+  pick: "打开文件",
+  play: "播放",
+  pause: "暂停",
+  seek: "时刻",
+  noRecording: "这不是控制台录像文件。",
+  playHint: "文件只在此浏览器中读取，不会发送到任何地方。停顿缩短为两秒。",
 };
 
 const CHINESE_REASONS = {

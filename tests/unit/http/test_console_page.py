@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from yarl import URL
 
 from ccfd.console import closing
-from ccfd.console.files import OTHERS, OWN, PAGE, Files
+from ccfd.console.files import OTHERS, OWN, PAGE, PLAYER, Files
 from ccfd.http import console_page
 from ccfd.http.api import errors
 
@@ -55,6 +55,9 @@ async def test_the_page_gives_its_address_to_nobody_and_runs_only_what_is_served
     assert TICKET not in text
     # Nothing inline: the policy would forbid it.
     assert not re.search(r"<script(?![^>]* src=)|<style| style=| on[a-z]+=", text)
+    async with client.get("/console/play") as answer:
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+        assert 'id="file"' in await answer.text()
     async with client.get("/console/a-vm?type=serial") as answer:
         assert "style-src 'self' 'unsafe-inline'" in answer.headers["Content-Security-Policy"]
 
@@ -120,8 +123,10 @@ def test_the_page_finds_its_words_in_both_languages() -> None:
     english = keys("ENGLISH")
     assert english == keys("CHINESE")
     assert keys("ENGLISH_REASONS") == keys("CHINESE_REASONS") >= codes()
-    wanted = set(re.findall(r'data-word="(\w+)"', (OWN / PAGE).read_text()))
-    wanted |= set(re.findall(r"[^/]words\.(\w+)", (OWN / "page.js").read_text()))
+    wanted = set[str]()
+    for name in (PAGE, PLAYER, "page.js", "play.js"):
+        text = (OWN / name).read_text()
+        wanted |= set(re.findall(r'(?:data-word="|[^/]words\.)(\w+)', text))
     assert wanted <= english
 
 
