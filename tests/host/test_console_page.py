@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import libvirt
 import pytest
@@ -33,9 +36,18 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
 
 @pytest.fixture
 def ccfd(lab: Lab) -> Iterator[CcfdProcess]:
-    alone = {**sqlite(lab.layout.dir / "node"), "CCFD_BROKER__URL": ""}
+    alone = {
+        **sqlite(lab.layout.dir / "node"),
+        "CCFD_BROKER__URL": "",
+        "CCFD_CONSOLE__RECORD": "true",
+        "CCFD_CONSOLE__RECORDINGS": str(recordings(lab)),
+    }
     with CcfdProcess(lab, alone) as process:
         yield process
+
+
+def recordings(lab: Lab) -> Path:
+    return lab.layout.dir / "recordings"
 
 
 def picture(lab: Lab, vm: str) -> bytes:
@@ -60,18 +72,22 @@ async def test_a_vms_screen_is_seen_and_its_keyboard_is_there(lab: Lab, ccfd: Cc
     vm: str = document["vm"]
     boot = await guest(lab, vm, f"cat {BOOT_ID}")
 
-    async def opens() -> str:
-        told = await asyncio.to_thread(ccfd.post, f"/v1/vms/{vm}/console")
+    async def opens(kind: str = "vnc") -> str:
+        told = await asyncio.to_thread(ccfd.post, f"/v1/vms/{vm}/console?type={kind}")
         url: str = told["url"]
         return url
 
     async with Browser.started(lab.env["CCF_HTTP_URL"]) as browser:
         url = await opens()
         async with browser.tab(url, **DESK) as tab:
-            await tab.says("#state", "Connected")
+            await tab.says("#state", "Connected · recorded")
             assert "ticket" not in tab.page.url
             await shows_the_screen(lab, vm, tab)
-            await takes_keys(lab, vm, tab)
+            async with browser.tab(await opens("serial"), **DESK) as serial:
+                await serial.says("#state", "Connected")
+                await takes_keys(tab, serial)
+                await opens_in_a_terminal(lab, serial)
+                assert serial.complaints == []
             await works_without_a_mouse(tab)
             await is_told_why(browser, url)
             await restarts(lab, vm, tab, boot)
@@ -85,6 +101,7 @@ async def test_a_vms_screen_is_seen_and_its_keyboard_is_there(lab: Lab, ccfd: Cc
                 await phone.page.keyboard.insert_text("echo phone > /run/phone\n")
                 await guest(lab, vm, "grep -x phone /run/phone")
                 await ends_by_an_operator(lab, ccfd, phone)
+        await is_played_back(lab, browser)
     log = ccfd.log.read_text()
     assert url.partition("ticket=")[2] not in log
 
@@ -99,10 +116,42 @@ async def shows_the_screen(lab: Lab, vm: str, tab: Tab) -> None:
     assert lit > 500, "a dark screen proves nothing"
 
 
-async def takes_keys(lab: Lab, vm: str, tab: Tab) -> None:
+async def takes_keys(tab: Tab, serial: Tab) -> None:
+    """Type on the screen what then comes over the serial line, and there what it answers itself."""
     assert await tab.focused() == "CANVAS"
-    await tab.strike("echo Seen > /run/keys")
-    await guest(lab, vm, "grep -x Seen /run/keys")
+    await tab.page.bring_to_front()
+    await tab.strike("echo Seen > /dev/ttyS0")
+    await serial.says(".xterm-rows", "Seen")
+    await serial.page.bring_to_front()
+    assert await serial.focused() == "TEXTAREA"
+    await serial.page.keyboard.type("echo heard=$((40+2))\n")
+    await serial.says(".xterm-rows", "heard=42")
+    await tab.page.bring_to_front()
+
+
+async def opens_in_a_terminal(lab: Lab, serial: Tab) -> None:
+    """Open the same serial console by ccfctl, type, and leave."""
+    person, program = os.openpty()
+    argv = [".venv/bin/ccfctl", "--socket", lab.env["CCF_SOCKET"], "vm", "console", "demo/web"]
+    with subprocess.Popen(argv, stdin=program, stdout=program, stderr=program) as process:
+        await reads(person, b"leaves it")
+        # What the others have seen comes first.
+        await reads(person, b"heard=42")
+        os.write(person, b"echo by=$((6*7))\r")
+        await reads(person, b"by=42")
+        await serial.says(".xterm-rows", "by=42")
+        os.write(person, b"\x1d")
+        assert await asyncio.to_thread(process.wait, 20) == 0
+    os.close(person)
+    os.close(program)
+
+
+async def reads(descriptor: int, wanted: bytes) -> None:
+    """Read until *wanted* comes."""
+    seen = b""
+    async with asyncio.timeout(40):
+        while wanted not in seen:
+            seen += await asyncio.to_thread(os.read, descriptor, 4096)
 
 
 async def works_without_a_mouse(tab: Tab) -> None:
@@ -135,6 +184,22 @@ async def restarts(lab: Lab, vm: str, tab: Tab, boot: str) -> None:
     await tab.page.click("#reset")
     await guest(lab, vm, f'test "$(cat {BOOT_ID})" != {boot.strip()}')
     assert await tab.text("#state") == "Connected"
+
+
+async def is_played_back(lab: Lab, browser: Browser) -> None:
+    """Have a page show what was recorded; the longest is that of the first tab."""
+    files = sorted(recordings(lab).iterdir(), key=lambda file: file.stat().st_size)
+    assert {file.suffix for file in files} == {".screen", ".cast"}
+    film = next(file for file in reversed(files) if file.suffix == ".screen")
+    async with browser.tab(f"{lab.env['CCF_HTTP_URL']}/console/play", **DESK) as tab:
+        await tab.page.set_input_files("#file", film)
+        await tab.says("#name", "web · demo")
+        await tab.page.evaluate(
+            "const s = document.getElementById('seek'); s.value = s.max; s.oninput();"
+        )
+        lit = "document.querySelector('#screen canvas').toDataURL().length"
+        await until(lambda: tab.page.evaluate(lit), lambda size: size > 5000)
+        assert tab.complaints == []
 
 
 async def ends_by_an_operator(lab: Lab, ccfd: CcfdProcess, tab: Tab) -> None:

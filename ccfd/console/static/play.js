@@ -35,7 +35,11 @@ class Played {
 
   say(bytes) { this.onmessage?.({ data: bytes.slice().buffer }); }
   send() {}
-  close() { this.readyState = WebSocket.CLOSED; }
+
+  close() {
+    this.readyState = WebSocket.CLOSED;
+    this.onclose?.({ code: 1000, reason: "" });
+  }
 }
 
 async function screenStage(element) {
