@@ -110,38 +110,49 @@ class Inventory:
 
 
 async def read_bridge(db: Ovsdb, name: str, wanted: Iterable[str]) -> Snapshot:
-    """Read the bridge *name* and what stands under the names *wanted*."""
-    asked = sorted({name, *wanted})
-    first = await db.transact(
+    """Read the bridge *name* and what stands under the names *wanted*.
+
+    One round trip tells all of a bridge that has no other ports.
+    """
+    config, bridges, *found = await db.transact(
         [
             _select(DATABASE, [], ["next_cfg"]),
             _select("Bridge", [["name", "==", name]], BRIDGE_COLUMNS),
-            *(_select("Interface", [["name", "==", one]], ["_uuid", "name"]) for one in asked),
-            *(_select("Port", [["name", "==", one]], ["_uuid", "name"]) for one in asked),
+            *(
+                _select(table, [["name", "==", one]], columns)
+                for one in sorted({name, *wanted})
+                for table, columns in (("Interface", INTERFACE_COLUMNS), ("Port", PORT_COLUMNS))
+            ),
         ]
     )
-    next_cfg = int(first[0]["rows"][0]["next_cfg"])
-    found = [row for result in first[2:] for row in result["rows"]]
-    if not first[1]["rows"]:
-        return Snapshot(taken=frozenset(row["name"] for row in found), next_cfg=next_cfg)
-    bridge = bridge_row(first[1]["rows"][0])
-    ports = [port_row(row) for row in await _by_id(db, "Port", bridge.ports, PORT_COLUMNS)]
-    ids = {uuid for port in ports for uuid in port.interfaces}
-    rows = await _by_id(db, "Interface", ids, INTERFACE_COLUMNS)
+    next_cfg = int(config["rows"][0]["next_cfg"])
+    interfaces = [interface_row(row) for result in found[::2] for row in result["rows"]]
+    ports = [port_row(row) for result in found[1::2] for row in result["rows"]]
+    if not bridges["rows"]:
+        taken = {row.name for row in interfaces} | {row.name for row in ports}
+        return Snapshot(taken=frozenset(taken), next_cfg=next_cfg)
+    bridge = bridge_row(bridges["rows"][0])
+    others = bridge.ports - {port.uuid for port in ports}
+    ports += map(port_row, await _by_id(db, "Port", others, PORT_COLUMNS))
+    own = tuple(port for port in ports if port.uuid in bridge.ports)
+    ids = {uuid for port in own for uuid in port.interfaces}
+    unread = ids - {row.uuid for row in interfaces}
+    interfaces += map(interface_row, await _by_id(db, "Interface", unread, INTERFACE_COLUMNS))
     controllers = await _by_id(db, "Controller", bridge.controllers, CONTROLLER_COLUMNS)
     exported = [
         export_row(table, row)
         for table, uuids in bridge.exports.items()
         for row in await _by_id(db, table, uuids, EXPORT_COLUMNS[table])
     ]
-    inside = bridge.ports | ids
+    taken = {port.name for port in ports if port.uuid not in bridge.ports}
+    taken |= {row.name for row in interfaces if row.uuid not in ids}
     return Snapshot(
         bridge=bridge,
-        ports=tuple(ports),
-        interfaces=tuple(interface_row(row) for row in rows),
+        ports=own,
+        interfaces=tuple(row for row in interfaces if row.uuid in ids),
         controllers=tuple(controller_row(row) for row in controllers),
         exports=tuple(exported),
-        taken=frozenset(row["name"] for row in found if row["_uuid"][1] not in inside),
+        taken=frozenset(taken),
         next_cfg=next_cfg,
     )
 
