@@ -4,6 +4,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -318,7 +319,13 @@ class Consoles:
             if found:
                 return found[session.opened.id]
             await asyncio.sleep(0.2)
-        return session.end.result() if session.end.done() else HUNG_UP
+        if session.end.done():
+            return session.end.result()
+        with suppress(DatabaseAway):
+            async with self._database.read() as transaction:
+                if not await ledger.is_up(session.opened.host, transaction):
+                    return HOST_DOWN
+        return HUNG_UP
 
     async def _endings(self, ids: list[str]) -> dict[str, Close]:
         try:

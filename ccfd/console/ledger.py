@@ -179,6 +179,13 @@ async def endings(ids: Sequence[str], transaction: Transaction) -> Mapping[str, 
     return {name: why for name, why in told.items() if why is not None}
 
 
+async def is_up(host: str, transaction: Transaction) -> bool:
+    """Tell whether *host* answers, as far as is known."""
+    return bool(
+        await transaction.scalar(select(tables.host.c.up).where(tables.host.c.name == host))
+    )
+
+
 async def seen(ids: Sequence[str], transaction: Transaction, *, lifetime: float) -> None:
     """Give a sign of life of the open consoles *ids*; close those of dead ccfds."""
     now = transaction.now

@@ -7,6 +7,7 @@ never more than one buffer and what a transport holds back by itself.
 """
 
 import asyncio
+import socket
 import ssl
 import struct
 import sys
@@ -21,6 +22,13 @@ FRAME = 256 * 1024
 """Bytes of payload that a frame has at most, in either direction."""
 CONNECT_WITHIN = 10.0
 """Seconds for connecting to a VM's screen, handshakes included."""
+KEEPALIVE = {
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE): 1,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE): 10,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL): 5,
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT): 3,
+}
+"""A remote host that falls silent is noticed after 25 s."""
 _HEADER = 10
 _MOST_EARLY = 64 * 1024
 _BINARY = 0x82
@@ -217,7 +225,10 @@ async def _dial(screen: Screen, wire: Wire) -> None:
             screen.connection.close()
             raise
     else:
-        await loop.create_connection(lambda: wire, screen.host, screen.port)
+        transport, _ = await loop.create_connection(lambda: wire, screen.host, screen.port)
+        connected = transport.get_extra_info("socket")
+        for option, value in KEEPALIVE.items():
+            connected.setsockopt(*option, value)
 
 
 async def _agree(wire: Wire, screen: Screen, tls: Callable[[], ssl.SSLContext]) -> None:

@@ -13,6 +13,7 @@ NAMES = (
     "ports",
     "fabric",
     "detour",
+    "console",
 )
 
 for name in NAMES:

@@ -4,9 +4,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from ccfd.errors import Transient
+from ccfd.store.tables import host
 from tests.unit.console.conftest import ORIGIN, Site, closed, greet
 from tests.vnc import Vnc
 
@@ -76,6 +78,15 @@ async def test_a_screen_that_hangs_up_is_told_with_its_reason(site: Site, vnc: V
         await asyncio.gather(site.set_state("shutoff"), asyncio.to_thread(lambda: None))
         vnc.hang_up()
         assert (await closed(socket))[0] == 4409
+
+
+async def test_a_screen_that_is_lost_with_its_host_is_told(site: Site, vnc: Vnc) -> None:
+    async with site.viewer() as socket:
+        await site.harness.database.run(
+            lambda transaction: transaction.execute(update(host).values(up=False))
+        )
+        vnc.hang_up()
+        assert (await closed(socket))[0] == 4503
 
 
 async def test_a_host_that_is_down_is_told(site: Site) -> None:

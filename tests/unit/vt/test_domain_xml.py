@@ -119,3 +119,13 @@ def test_what_it_tells_of_its_vm_comes_back_and_makes_it_no_other_machine() -> N
 
 def test_metadata_of_somebody_else_is_not_ours() -> None:
     assert metadata.read('<instance xmlns="http://openstack.org/nova">x</instance>') is None
+
+
+def test_a_remote_hosts_screen_listens_where_its_qemu_conf_says() -> None:
+    """Without an address: libvirt takes `vnc_listen`, the loopback where that is not set."""
+    tree = ET.fromstring(domain_xml.definition(MACHINE, "/pool", "kvm", remote_screen=True))
+    (graphics,) = tree.findall("devices/graphics")
+    assert graphics.attrib == {"type": "vnc", "autoport": "yes"}
+    assert [listen.attrib for listen in graphics] == [{"type": "address"}]
+    local = ET.fromstring(domain_xml.definition(MACHINE, "/pool", "kvm"))
+    assert [listen.attrib for listen in local.findall("devices/graphics/*")] == [{"type": "socket"}]
