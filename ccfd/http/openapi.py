@@ -27,6 +27,14 @@ ERROR: Json = {
         }
     },
 }
+CONSOLE: Json = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "type": {"enum": ["vnc", "serial"]},
+        "view_only": {"type": "boolean"},
+    },
+}
 PAGING = ("limit", "after")
 QUERIES: dict[tuple[str, str], tuple[str, ...]] = {
     ("POST", "/v1/events"): ("wait",),
@@ -89,6 +97,8 @@ def _operation(route: web.AbstractRoute, path: str) -> Json:
             "description": "stored; not ended yet",
             "content": _json({"type": "object"}),
         }
+    if key == ("POST", "/v1/vms/{name}/console"):
+        operation["requestBody"] = {"required": False, "content": _json(CONSOLE)}
     if path in ("/v1/events", "/v1/plan") and route.method == "POST":
         operation["requestBody"] = {"required": True, "content": _json({"$ref": _ref("Event")})}
     return operation

@@ -8,10 +8,11 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from sqlalchemy import select, update
+from sqlalchemy import insert, update
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -25,8 +26,8 @@ from ccfd.http.stream import Stream
 from ccfd.model.screen import Screen
 from ccfd.settings import Console, Http, Settings
 from ccfd.store import tables
+from ccfd.store.database import Transaction
 from tests.harness import Harness
-from tests.unit.handlers.test_slice_story import VM
 from tests.unit.http.test_api import Knows, token
 from tests.vnc import Vnc
 
@@ -182,6 +183,22 @@ def limits() -> Console:
     return Console(sessions=4, sessions_per_vm=2, origins=(ORIGIN,))
 
 
+async def run_vm(vm: str, transaction: Transaction) -> None:
+    """Have a VM in the database, as one that runs."""
+    await transaction.execute(
+        insert(tables.vm).values(
+            id=vm,
+            slice="demo",
+            name="a",
+            kind="slice",
+            state="running",
+            host="h1",
+            dhcp=True,
+            created_at=transaction.now,
+        )
+    )
+
+
 @pytest.fixture
 async def site(
     harness: Harness, vnc: Vnc, limits: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -206,10 +223,8 @@ async def site(
         problems=dict,
         more=console.routes(consoles, settings),
     )
-    async with harness.running():
-        await harness.ask("slice.create", slice="demo", gateway=False, vms=[{**VM, "name": "a"}])
-    async with harness.database.read() as transaction:
-        vm = await transaction.scalar(select(tables.vm.c.id))
+    vm = str(uuid4())
+    await harness.database.run(lambda transaction: run_vm(vm, transaction))
     async with (
         vnc.on_socket(tmp_path / "vnc.sock") as screen,
         TestClient(TestServer(api.application(None))) as client,

@@ -7,9 +7,12 @@ import pytest
 from sqlalchemy import update
 from structlog.testing import capture_logs
 
+from ccfd.console.consoles import Consoles
 from ccfd.errors import Transient
+from ccfd.settings import Console
+from ccfd.store.database import Database
 from ccfd.store.tables import host
-from tests.unit.console.conftest import ORIGIN, Site, closed, greet
+from tests.unit.console.conftest import ORIGIN, Site, closed, greet, no_tls
 from tests.vnc import Vnc
 
 KEY = bytes((4, 1, 0, 0, 0, 0, 0, 65))
@@ -104,6 +107,20 @@ async def test_a_console_can_be_ended_by_whoever_may_open_it(site: Site) -> None
         assert (await closed(socket))[0] == 4410
     await site.without_sessions()
     assert (await site.ask("DELETE", path))[0] == 404
+
+
+async def test_any_ccfd_of_the_database_gives_tickets_and_ends_sessions(site: Site) -> None:
+    database = Database(site.harness.settings.database)
+    other = Consoles(
+        Console(), database, site.screens, site.serials, counters=site.metrics, tls=no_tls
+    )
+    issued = await other.issue(site.vm, "vnc", view_only=False, to="portal")
+    async with site.dial(issued.ticket) as socket:
+        await greet(socket)
+        (session,) = await site.sessions()
+        await other.revoke(session["console"], "operator")
+        assert (await closed(socket))[0] == 4410
+    await database.close()
 
 
 async def test_a_ccfd_that_stops_says_so(site: Site) -> None:
