@@ -287,6 +287,9 @@ class FabricTwin:
         await self._world.trap("fabric.carries:before", ports)
         return not any(port.name in self._world.taken_down for port in ports.ports)
 
+    async def shape(self, ports: Ports) -> None:
+        await self._world.trap("fabric.shape:before", ports)
+
 
 def _on_bridge(port: Port) -> str:
     """Name what stands for a port on its slice's bridge."""

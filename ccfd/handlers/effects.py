@@ -43,6 +43,7 @@ class Fabric(Protocol):
     async def join(self, part: Control) -> None: ...
     async def leave(self, part: Control) -> None: ...
     async def carries(self, ports: Ports) -> bool: ...
+    async def shape(self, ports: Ports) -> None: ...
 
 
 class Namespaces(Protocol):
@@ -127,6 +128,8 @@ class _Vms:
                 " the VM is started again",
                 retry_in=0,
             )
+        if runs:
+            await self._fabric.shape(start.port)
         return value
 
     async def boot(self, start: Start) -> Value:

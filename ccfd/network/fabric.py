@@ -12,7 +12,7 @@ import structlog
 from ccfd.errors import Refused, Transient
 from ccfd.model import names
 from ccfd.model.network import Bridge, BridgeChange, Control, Port, Ports
-from ccfd.network import bridges, control, external, guard, openflow
+from ccfd.network import bridges, control, external, guard, openflow, shaping
 from ccfd.network.changes import Change, Snapshot, Switch, with_fresh
 from ccfd.network.guard import SeenGuard
 from ccfd.network.guarding import Guarding
@@ -25,6 +25,7 @@ from ccfd.network.snapshot import (
     read_inventory,
     read_named,
     read_ports,
+    read_qos,
     read_tagged,
 )
 from ccfd.settings import Host, NetworkNode, Settings
@@ -239,6 +240,23 @@ class Fabric:
         except TimeoutError:
             log.warning("links are down after a start", host=ports.host, links=down)
         return not down
+
+    async def shape(self, ports: Ports) -> None:
+        """Have the switch limit the links of *ports*, now that the VM that has them was started.
+
+        libvirt gives a tap that it has made a queue of its own, and may do so after the switch had
+        laid there what limits the VM. The switch lays it anew for a port that had none meanwhile.
+        """
+        db = self._place(ports.host).db
+        limited = [port.name for port in ports.ports if port.bandwidth is not None]
+        if not limited:
+            return
+        for port, qos in (await read_qos(db, limited)).items():
+            try:
+                for op in shaping.lay_anew(port, qos):
+                    await db.transact_applied([op])
+            except OperationError as exc:
+                raise exc.translate(ports.host) from exc
 
     async def join(self, part: Control) -> None:
         """Give a slice its part of the control network on a switch, which it may share."""

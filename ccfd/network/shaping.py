@@ -56,6 +56,13 @@ def tags(port: str, vm: str, slice_name: str, vni: int, host: str) -> dict[str, 
     return {PORT: port, VM: vm, SLICE: slice_name, VNI: str(vni), HOST: host}
 
 
+def lay_anew(port: str, qos: str) -> tuple[Operation, Operation]:
+    """Take the row *qos* off the port, and give it back: one after the other, each applied."""
+    where = [["name", "==", port]]
+    off = {"op": "update", "table": "Port", "where": where, "row": {"qos": to_uuids([])}}
+    return off, {**off, "row": {"qos": ["uuid", qos]}}
+
+
 def release(ports: Collection[str], seen: Iterable[QosRow]) -> list[Operation]:
     """Delete the rows of *ports*, which the same transaction takes away.
 

@@ -370,6 +370,15 @@ async def read_down(db: Ovsdb, links: Sequence[str]) -> list[str]:
     return [row["name"] for row in rows if row["admin_state"] == "down"]
 
 
+async def read_qos(db: Ovsdb, ports: Sequence[str]) -> dict[str, str]:
+    """Return the QoS row ids of those of *ports* that have one."""
+    results = await db.transact(
+        [_select("Port", [["name", "==", one]], PORT_COLUMNS) for one in ports]
+    )
+    rows = [port_row(row) for result in results for row in result["rows"]]
+    return {row.name: row.qos for row in rows if row.qos is not None}
+
+
 async def read_inventory(db: Ovsdb) -> Inventory:
     """Read every bridge and interface that carries `external_ids:ccf-slice`."""
     results = await db.transact(

@@ -123,7 +123,7 @@ async def fastest(measured: Callable[[], Awaitable[float]]) -> float:
 async def speed_from(lab: Lab, document: Body, vm: Body) -> float:
     """Return the Mbit/s that arrive on the network node of twice a VM's bandwidth."""
     name, inside = names.namespace(document["vni"]), document["subnet"].partition("/")[0]
-    counter = ["ip", "netns", "exec", name, "cat", "/proc/uptime", _received("inside")]
+    counter = ["ip", "netns", "exec", name, "cat", "/proc/uptime", _counted("inside", "rx")]
 
     async def look() -> str:
         return await asyncio.to_thread(lambda: lab.run("node", counter).stdout)
@@ -133,18 +133,22 @@ async def speed_from(lab: Lab, document: Body, vm: Body) -> float:
 
 
 async def speed_towards(lab: Lab, document: Body, vm: Body) -> float:
-    """Return the Mbit/s that arrive in a VM of twice its bandwidth."""
+    """Return the Mbit/s that the switch hands to a VM's link of twice its bandwidth.
+
+    A guest cannot say when it got them: its clock stands still while its host is busy.
+    """
+    counter = ["cat", "/proc/uptime", _counted(names.tap(vm["vm"]), "tx")]
 
     async def look() -> str:
-        return await guest(lab, vm["vm"], f"cat /proc/uptime {_received('eth0')}")
+        return await asyncio.to_thread(lambda: lab.run(vm["host"], counter).stdout)
 
     words = ("python3", "-c", steady_udp.SENDER, vm["ip"], str(2 * BANDWIDTH), "3")
     argv = ["ip", "netns", "exec", names.namespace(document["vni"]), *words]
     return await _while_sending(asyncio.to_thread(lab.run, "node", argv), look)
 
 
-def _received(link: str) -> str:
-    return f"/sys/class/net/{link}/statistics/rx_bytes"
+def _counted(link: str, way: str) -> str:
+    return f"/sys/class/net/{link}/statistics/{way}_bytes"
 
 
 async def _while_sending(sending: Awaitable[Any], look: Callable[[], Awaitable[str]]) -> float:
