@@ -183,7 +183,7 @@ async def is_told_why(browser: Browser, used: str) -> None:
 async def restarts(lab: Lab, vm: str, tab: Tab, boot: str) -> None:
     await tab.page.click("#reset")
     await guest(lab, vm, f'test "$(cat {BOOT_ID})" != {boot.strip()}')
-    assert await tab.text("#state") == "Connected"
+    assert await tab.text("#state") == "Connected · recorded"
 
 
 async def is_played_back(lab: Lab, browser: Browser) -> None:
@@ -194,6 +194,7 @@ async def is_played_back(lab: Lab, browser: Browser) -> None:
     async with browser.tab(f"{lab.env['CCF_HTTP_URL']}/console/play", **DESK) as tab:
         await tab.page.set_input_files("#file", film)
         await tab.says("#name", "web · demo")
+        await until(lambda: tab.page.locator("#screen canvas").count(), lambda found: found == 1)
         await tab.page.evaluate(
             "const s = document.getElementById('seek'); s.value = s.max; s.oninput();"
         )

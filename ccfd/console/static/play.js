@@ -15,6 +15,7 @@ let next = 0;
 let now = 0;
 let speed = 1;
 let isPlaying = false;
+let turn = Promise.resolve();
 
 /** A websocket as noVNC sees it, behind which the recording plays. */
 class Played {
@@ -38,7 +39,8 @@ class Played {
 
   close() {
     this.readyState = WebSocket.CLOSED;
-    this.onclose?.({ code: 1000, reason: "" });
+    // As with a real one, not before the caller goes on.
+    queueMicrotask(() => this.onclose?.({ code: 1000, reason: "" }));
   }
 }
 
@@ -81,8 +83,14 @@ async function setUp() {
   next = 0;
 }
 
+/** Show all up to a moment, when what was asked for before is shown. */
+function go(to) {
+  turn = turn.then(() => show(to));
+  return turn;
+}
+
 /** Show all up to a moment; from the beginning where it lies behind. */
-async function go(to) {
+async function show(to) {
   if (to < now || stage === null) await setUp();
   now = to;
   while (next < film.pieces.length && film.pieces[next].at <= now) {
@@ -121,8 +129,9 @@ async function opened() {
   $("name").textContent = film.title;
   $("seek").max = String(length());
   for (const id of ["play", "speed", "seek"]) $(id).disabled = false;
+  stage?.clear();
+  stage = null;
   now = 0;
-  await setUp();
   await go(0);
   toggle();
 }
