@@ -118,11 +118,7 @@ async def read_bridge(db: Ovsdb, name: str, wanted: Iterable[str]) -> Snapshot:
         [
             _select(DATABASE, [], ["next_cfg"]),
             _select("Bridge", [["name", "==", name]], BRIDGE_COLUMNS),
-            *(
-                _select(table, [["name", "==", one]], columns)
-                for one in sorted({name, *wanted})
-                for table, columns in (("Interface", INTERFACE_COLUMNS), ("Port", PORT_COLUMNS))
-            ),
+            *_by_name(sorted({name, *wanted})),
         ]
     )
     next_cfg = int(config["rows"][0]["next_cfg"])
