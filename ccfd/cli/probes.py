@@ -13,6 +13,7 @@ from sqlalchemy import text
 from yarl import URL
 
 from ccfd.bus.connection import CLOSE_WITHIN, EXPECTED, reason
+from ccfd.cli.guard_probe import guard
 from ccfd.console.files import Files
 from ccfd.errors import CcfdError, Refused, Transient
 from ccfd.network.commands import CommandError, run
@@ -33,12 +34,14 @@ PROGRAMS = {
     "nft": ("nft", "list", "tables"),
     "ip": ("ip", "netns", "list"),
     "ethtool": ("ethtool", "--version"),
+    "ovs-ofctl": ("ovs-ofctl", "--version"),
     "sysctl": ("sysctl", "--version"),
 }
 PACKAGES = {
     "dnsmasq": "dnsmasq-base",
     "nft": "nftables",
     "ip": "iproute2",
+    "ovs-ofctl": "openvswitch-common",
     "sysctl": "procps",
 }
 SELECT_VERSION = {"op": "select", "table": "Open_vSwitch", "where": [], "columns": ["ovs_version"]}
@@ -80,6 +83,7 @@ def _all(settings: Settings, images: ImageSource, hypervisors: Hypervisors) -> l
             Probe(f"{host.name}: libvirt", partial(libvirt, hypervisors, host)),
             Probe(f"{host.name}: KVM", partial(kvm, hypervisors, host, wanted)),
             Probe(f"{host.name}: switch", partial(switch, host.ovsdb, settings.tls)),
+            Probe(f"{host.name}: guard", partial(guard, host.name, host, settings.tls)),
         ]
     probes.append(Probe("node: switch", partial(switch, node.ovsdb, settings.tls)))
     probes += [Probe(f"node: {name}", partial(program, name)) for name in PROGRAMS]

@@ -12,7 +12,7 @@ from ccfd.model.network import Controller
 from ccfd.model.slice import PlannedVm
 from ccfd.network import endpoints
 from ccfd.requests import events
-from ccfd.settings import Network, Settings
+from ccfd.settings import Host, Network, NetworkNode, Settings
 from ccfd.store.database import Transaction
 
 LONGEST_IMAGE = 54
@@ -98,16 +98,17 @@ def whose(address: str, settings: Settings) -> str:
 
 def _places(settings: Settings) -> Iterator[tuple[str, str]]:
     node = settings.network_node
-    for text in (node.tunnel_ip, _of_ovsdb(node.ovsdb), settings.http.listen.rpartition(":")[0]):
+    for text in (node.tunnel_ip, *_of_switch(node), settings.http.listen.rpartition(":")[0]):
         yield "the network node's", text.strip("[]")
     for host in settings.host:
-        for text in (host.tunnel_ip, _of_ovsdb(host.ovsdb), urlsplit(host.libvirt).hostname or ""):
+        for text in (host.tunnel_ip, *_of_switch(host), urlsplit(host.libvirt).hostname or ""):
             yield f"host {host.name}'s", text
 
 
-def _of_ovsdb(text: str) -> str:
-    place = endpoints.parse(text)
-    return place.host if isinstance(place, endpoints.Tcp) else ""
+def _of_switch(place: Host | NetworkNode) -> Iterator[str]:
+    for text in (place.ovsdb, place.openflow or place.ovsdb):
+        found = endpoints.parse(text)
+        yield found.host if isinstance(found, endpoints.Tcp) else ""
 
 
 def _gives_out(network: Network, asked: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:

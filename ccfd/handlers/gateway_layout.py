@@ -9,7 +9,7 @@ from ccfd.handlers.layout import Layout
 from ccfd.model import names
 from ccfd.model.network import Gateway
 from ccfd.model.slice import PlannedSlice
-from ccfd.settings import Network, Settings
+from ccfd.settings import Host, Network, NetworkNode, Settings
 
 LINK_LOCAL = "169.254.0.0/16"
 """Nobody forwards these: RFC 3927, section 7."""
@@ -65,10 +65,10 @@ def _networks(settings: Settings) -> Iterator[str]:
 
 def _addresses(settings: Settings) -> Iterator[str]:
     node = settings.network_node
-    told = [node.tunnel_ip, _of_ovsdb(node.ovsdb), settings.http.listen.rpartition(":")[0]]
+    told = [node.tunnel_ip, *_of_switch(node), settings.http.listen.rpartition(":")[0]]
     told += [urlsplit(url).hostname or "" for url in (settings.broker.url, settings.database.url)]
     for host in settings.host:
-        told += [host.tunnel_ip, _of_ovsdb(host.ovsdb), urlsplit(host.libvirt).hostname or ""]
+        told += [host.tunnel_ip, *_of_switch(host), urlsplit(host.libvirt).hostname or ""]
     for text in told:
         try:
             address = ipaddress.IPv4Address(text)
@@ -78,5 +78,6 @@ def _addresses(settings: Settings) -> Iterator[str]:
             yield str(address)
 
 
-def _of_ovsdb(endpoint: str) -> str:
-    return endpoint.partition(":")[2].rpartition(":")[0]
+def _of_switch(place: Host | NetworkNode) -> Iterator[str]:
+    for endpoint in (place.ovsdb, place.openflow or ""):
+        yield endpoint.partition(":")[2].rpartition(":")[0]

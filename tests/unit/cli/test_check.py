@@ -5,19 +5,21 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import text
 
 from ccfd.cli import check, probes
+from ccfd.cli.guard_probe import guard
 from ccfd.cli.probes import Probe, Warned
 from ccfd.errors import Refused, Transient
-from ccfd.settings import Database, Host, Network, Settings, Tls
+from ccfd.settings import Database, Host, Network, NetworkNode, Settings, Tls
 from ccfd.store import database
 from ccfd.vt import api
 from ccfd.vt.hypervisors import Hypervisors
 from ccfd.vt.image_source import NoImages
+from tests.unit.network.fakes import FakeServer
 
 
 def says(answer: str | Exception) -> Callable[[], Awaitable[str]]:
@@ -192,6 +194,29 @@ async def test_a_program_that_is_missing_or_fails_is_told_with_what_to_do(
 async def test_a_switch_elsewhere_is_told_with_tls() -> None:
     with pytest.raises(Refused, match=r"set-manager\), see \[tls\]"):
         await probes.switch("ssl:127.0.0.1:1", Tls())
+
+
+async def test_a_guard_that_nobody_could_reach_is_told_with_what_to_do(tmp_path: Path) -> None:
+    keys: list[list[str]] = []
+
+    def answer(ops: list[dict[str, Any]]) -> list[Any]:
+        return [
+            {"rows": [{"ssl": ["set", keys]}] if op["columns"] == ["ssl"] else []} for op in ops
+        ]
+
+    async with FakeServer(tmp_path / "db", answer).running() as server:
+        node = NetworkNode(ovsdb=server.address)
+        assert await guard("node", node, Tls()) == (
+            f"to be made with the first VM, at unix:{tmp_path}/ccf-guard.mgmt"
+        )
+        lost = node.model_copy(update={"openflow": "unix:/nowhere/at/all"})
+        with pytest.raises(Refused, match="set openflow"):
+            await guard("node", lost, Tls())
+        remote = node.model_copy(update={"openflow": "ssl:192.0.2.1:6653"})
+        with pytest.raises(Refused, match="set-ssl"):
+            await guard("node", remote, Tls())
+        keys.append(["uuid", "k"])
+        assert "ssl:192.0.2.1:6653" in await guard("node", remote, Tls())
 
 
 async def test_what_the_settings_lack_is_named() -> None:
