@@ -138,7 +138,7 @@ class Fabric:
             return own.and_also(guard.leave(guard.all_of(seen.guard), seen.guard))
 
         async def remove() -> tuple[bool, bool]:
-            looks = partial(_look_at_all, place, bridge)
+            looks = partial(_look_at_all, place, bridge, others=True)
             first, last = await self._converge(place, bridge, looks, decide)
             return first.rows.bridge is not None, last.rows.bridge is not None
 
@@ -205,7 +205,7 @@ class Fabric:
             return own.and_also(guard.leave(guard.all_of(seen.guard), seen.guard))
 
         async def remove() -> tuple[bool, bool]:
-            looks = partial(_look_at, place, ports)
+            looks = partial(_look_at, place, ports, others=True)
             first, last = await self._converge(place, ports, looks, decide)
             guards = [seen.guard.rows.bridge is not None for seen in (first, last)]
             return guards[0], guards[1] or not going
@@ -278,7 +278,7 @@ class Fabric:
             return own.and_also(guard.leave(leaving, seen.guard)) if whole else own
 
         async def remove() -> tuple[bool, bool]:
-            looks = partial(_look_at_all, place, bridge)
+            looks = partial(_look_at_all, place, bridge, others=True)
             first, last = await self._converge(place, bridge, looks, decide)
             return first.rows.bridge is not None, last.rows.bridge is not None
 
@@ -379,17 +379,19 @@ class Fabric:
         )
 
 
-async def _look_at_all(place: Place, target: Bridge | Ports) -> Seen:
+async def _look_at_all(place: Place, target: Bridge | Ports, *, others: bool = False) -> Seen:
     """Look at the slice's bridge with all its ports, and at all that it has on the guard."""
     wanted = [row.name for row in bridges.on_bridge(target.ports)]
     guards, rows = await asyncio.gather(
-        read_guard(place.db, target, whole=True),
+        read_guard(place.db, target, whole=True, others=others),
         read_bridge(place.db, names.bridge(target.vni), wanted),
     )
     return Seen(rows=rows, guard=guards)
 
 
-async def _look_at(place: Place, target: Ports, wanted: Sequence[str] = ()) -> Seen:
+async def _look_at(
+    place: Place, target: Ports, wanted: Sequence[str] = (), *, others: bool = False
+) -> Seen:
     """Look at no more than the ports of *target*, where those are VMs' of a tenant's slice."""
     few = target.ports and target.vni != names.CONTROL_VNI
     if few and all(port.vm is not None for port in target.ports):
@@ -397,8 +399,9 @@ async def _look_at(place: Place, target: Ports, wanted: Sequence[str] = ()) -> S
     else:
         also = [row.name for row in bridges.on_bridge(target.ports)]
         rows = read_bridge(place.db, names.bridge(target.vni), [*wanted, *also])
-    guards, seen = await asyncio.gather(read_guard(place.db, target, whole=False), rows)
-    return Seen(rows=seen, guard=guards)
+    guards = read_guard(place.db, target, whole=False, others=others)
+    on_guard, seen = await asyncio.gather(guards, rows)
+    return Seen(rows=seen, guard=on_guard)
 
 
 def _with_fresh(seen: Seen, opened: set[str]) -> Seen:

@@ -43,9 +43,10 @@ IS_TAP = ["external_ids", "includes", to_map({GUARD: TAP})]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenGuard:
-    """The guard: its bridge with those of its ports that are asked for, and the number of each tap.
+    """The guard: its bridge with those of its ports that are asked for, and numbers of taps.
 
-    `rows.bridge` is None where there is none, and `rows.bridge.ports` are not read.
+    All taps' where others were asked for, or a VM has none yet. `rows.bridge` is None where there
+    is no guard; `rows.bridge.ports` are not read.
     """
 
     rows: Snapshot

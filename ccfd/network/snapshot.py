@@ -10,7 +10,7 @@ from ccfd.network import control, exports, guard, shaping
 from ccfd.network.changes import ABOUT, GUARD, HOST, IP, SLICE, VM, VNI, Snapshot
 from ccfd.network.guard import SeenGuard
 from ccfd.network.ovsdb import DATABASE, Operation, Ovsdb, Result
-from ccfd.network.ports import MAC, PARKED
+from ccfd.network.ports import MAC, PARKED, TAP
 from ccfd.network.rows import (
     BRIDGE_COLUMNS,
     CONTROLLER_COLUMNS,
@@ -156,21 +156,26 @@ async def read_bridge(db: Ovsdb, name: str, wanted: Iterable[str]) -> Snapshot:
 async def read_named(db: Ovsdb, target: Bridge | Ports) -> Snapshot:
     """Read the slice's bridge and those of its ports that stand for the VMs of *target*.
 
-    What else is on the bridge costs nothing: only the numbers of the slice's ports are read.
+    What else is on the bridge costs nothing; where one of them is missing, the numbers of the
+    slice's ports are read as well.
     """
     name = names.bridge(target.vni)
     wanted = [names.patch(port.vm) for port in target.ports if port.vm is not None]
-    config, bridges, numbers, *found = await db.transact(
+    config, bridges, *found = await db.transact(
         [
             _select(DATABASE, [], ["next_cfg"]),
             _select("Bridge", [["name", "==", name]], _NO_PORTS),
-            _select("Interface", [_is_of(target.slice)], ["ofport_request", "ofport"]),
             *_by_name(wanted),
         ]
     )
     next_cfg = int(config["rows"][0]["next_cfg"])
     bridge = _bare(bridges["rows"][0]) if bridges["rows"] else None
     ports, interfaces, taken = await _sorted_out(db, bridge, found)
+    used = []
+    if len(ports) < len(wanted):
+        columns = ["ofport_request", "ofport"]
+        (numbers,) = await db.transact([_select("Interface", [_is_of(target.slice)], columns)])
+        used = [number for row in numbers["rows"] for number in row.values()]
     return Snapshot(
         bridge=bridge,
         ports=ports,
@@ -178,19 +183,17 @@ async def read_named(db: Ovsdb, target: Bridge | Ports) -> Snapshot:
         taken=taken,
         next_cfg=next_cfg,
         whole=False,
-        numbers=frozenset(
-            number & ~PARKED
-            for row in numbers["rows"]
-            for number in row.values()
-            if isinstance(number, int) and number > 0
-        ),
+        numbers=frozenset(n & ~PARKED for n in used if isinstance(n, int) and n > 0),
     )
 
 
-async def read_guard(db: Ovsdb, target: Bridge | Ports, *, whole: bool) -> SeenGuard:
+async def read_guard(
+    db: Ovsdb, target: Bridge | Ports, *, whole: bool, others: bool = False
+) -> SeenGuard:
     """Read the guard with what the VMs of *target* have there; *whole*: and others of its network.
 
-    Of the others only the names and numbers of their taps are read.
+    Of all *others* the names and numbers of their taps are read, as they are where a VM has none
+    yet, or the last one goes. It takes a database a while to find those.
     """
     vms = [port.vm for port in target.ports if port.vm is not None]
     mine = _tagged({SLICE: target.slice, VNI: str(target.vni), HOST: target.host})
@@ -200,10 +203,9 @@ async def read_guard(db: Ovsdb, target: Bridge | Ports, *, whole: bool) -> SeenG
         _select("QoS", [mine], QOS_COLUMNS),
         _select("Interface", [guard.IS_TAP, mine], INTERFACE_COLUMNS),
     ]
-    bridges, taps, *rest = await db.transact(
+    bridges, *rest = await db.transact(
         [
             _select("Bridge", [["name", "==", names.GUARD]], _NO_PORTS),
-            _select("Interface", [guard.IS_TAP], ["name", "ofport_request"]),
             *named,
             *limits,
             *(of_network if whole else ()),
@@ -211,10 +213,9 @@ async def read_guard(db: Ovsdb, target: Bridge | Ports, *, whole: bool) -> SeenG
     )
     found, limited = rest[: len(named)], rest[len(named) :]
     if whole:
-        others = [interface_row(row) for row in limited.pop()["rows"]]
         more = [
             name
-            for row in others
+            for row in map(interface_row, limited.pop()["rows"])
             if row.external_ids.get(VM) not in vms
             for name in (row.name, names.guard_patch(row.external_ids.get(VM, "")))
         ]
@@ -224,6 +225,12 @@ async def read_guard(db: Ovsdb, target: Bridge | Ports, *, whole: bool) -> SeenG
     controllers = await _by_id(
         db, "Controller", bridge.controllers if bridge else (), CONTROLLER_COLUMNS
     )
+    taps = {row.name: row.ofport_request for row in interfaces if _is_tap(row)}
+    missing = {port.name for port in target.ports if port.vm is not None} - taps.keys()
+    if others or missing or (taps and not vms):
+        columns = ["name", "ofport_request"]
+        (found_taps,) = await db.transact([_select("Interface", [guard.IS_TAP], columns)])
+        taps = {row["name"]: row["ofport_request"] for row in found_taps["rows"]}
     return SeenGuard(
         rows=Snapshot(
             bridge=bridge,
@@ -237,12 +244,12 @@ async def read_guard(db: Ovsdb, target: Bridge | Ports, *, whole: bool) -> SeenG
             ),
             whole=False,
         ),
-        taps={
-            row["name"]: row["ofport_request"] & ~PARKED
-            for row in taps["rows"]
-            if isinstance(row["ofport_request"], int)
-        },
+        taps={name: n & ~PARKED for name, n in taps.items() if isinstance(n, int)},
     )
+
+
+def _is_tap(row: InterfaceRow) -> bool:
+    return row.external_ids.get(GUARD) == TAP
 
 
 async def has_guard(db: Ovsdb) -> bool:
