@@ -105,6 +105,17 @@ def test_a_tap_has_its_tags_and_both_ends_numbers_that_follow_each_other() -> No
     assert not any("ports" in op.get("columns", ()) for op in change.ops)
 
 
+def test_the_kernels_datapath_is_asked_for_where_the_settings_say_so() -> None:
+    kernel = replace(SWITCH, datapath_type="system")
+    (bridge,) = [
+        op["row"]
+        for op in guard.join(WANTED, kernel, ABSENT).ops
+        if op.get("table") == "Bridge" and op["op"] == "insert"
+    ]
+    assert bridge["datapath_type"] == "system"
+    assert guard.join(WANTED, kernel, SEEN).ops[-1]["row"] == {"datapath_type": "system"}
+
+
 def test_a_number_in_use_is_passed_over() -> None:
     first = guard.join(WANTED, SWITCH, EMPTY).ops[1]["where"][1][2]
     taken = replace(EMPTY, taps={"ccf-other": first})
