@@ -24,6 +24,7 @@ from tests.portal import Body, Portal
 BOOT_WITHIN = 120.0
 BANDWIDTH = 4
 """Mbit/s."""
+AS_MUCH = pytest.approx(BANDWIDTH, rel=0.15)
 
 
 def vms(*called: str) -> list[dict[str, Any]]:
@@ -111,12 +112,15 @@ async def have_their_ports_counted(ccfd: CcfdProcess, document: Body) -> None:
                 assert ccfd.metric(f"ccfd_port_{way}_{what}_total", labels) > 0
 
 
-async def fastest(measured: Callable[[], Awaitable[float]]) -> float:
-    """Measure until the limit is reached: on a busy machine nobody may send that much at once."""
-    for _ in range(8):
-        found = await measured()
-        if found > 0.85 * BANDWIDTH:
-            break
+async def held(measured: Callable[[], Awaitable[float]]) -> list[float]:
+    """Measure until it is what it should be; return all that was measured.
+
+    On a busy machine nobody may send that much, and a guest that stood still gets at once what has
+    come meanwhile. What is not limited is twice as much every time.
+    """
+    found: list[float] = []
+    while len(found) < 8 and not (found and found[-1] == AS_MUCH):
+        found.append(await measured())
     return found
 
 
@@ -221,8 +225,9 @@ async def test_a_slice_lives_and_vanishes(lab: Lab, ccfd: CcfdProcess, portal: P
     await hold_their_leases(lab, document)
     await reach_each_other(lab, document)
     for speed in (speed_from, speed_towards):
-        found = await fastest(partial(speed, lab, document, grown["result"]))
-        assert found == pytest.approx(BANDWIDTH, rel=0.15), speed.__name__
+        found = await held(partial(speed, lab, document, grown["result"]))
+        assert found[-1] == AS_MUCH, (speed.__name__, found)
+        print(speed.__name__, found)
     gone = await portal.ask("vm.delete", vm=grown["result"]["vm"])
     assert gone["outcome"] == "succeeded", gone
 
