@@ -227,7 +227,6 @@ async def test_a_slice_lives_and_vanishes(lab: Lab, ccfd: CcfdProcess, portal: P
     for speed in (speed_from, speed_towards):
         found = await held(partial(speed, lab, document, grown["result"]))
         assert found[-1] == AS_MUCH, (speed.__name__, found)
-        print(speed.__name__, found)
     gone = await portal.ask("vm.delete", vm=grown["result"]["vm"])
     assert gone["outcome"] == "succeeded", gone
 
