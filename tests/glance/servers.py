@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import time
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,7 @@ class Glance(Server):
         (folder / "glance-api.conf").write_text(_glance_conf(folder, keystone.url))
         self.store = folder / "store"
         self.keystone = keystone
+        self._last: dict[str, int] = {}
         super().__init__(
             folder, "glance.wsgi.api:application", {"OS_GLANCE_CONFIG_DIR": str(folder)}, address
         )
@@ -191,9 +193,15 @@ class Glance(Server):
         return ask(method, f"{self.url}/v2/images{path}", self._token, body)
 
     def upload(self, name: str, content: bytes | None, **more: str) -> str:
-        """Make an image that all may see; return its id."""
+        """Make an image that all may see, the newest of its name; return its id.
+
+        Glance tells when an image was made to the second, so the next of a name waits for one.
+        """
+        while int(time.time()) <= self._last.get(name, 0):
+            time.sleep(0.05)
         described = {"disk_format": "qcow2", "container_format": "bare", "visibility": "public"}
         identity: str = self.ask("POST", "", {"name": name, **described, **more})["id"]
+        self._last[name] = int(time.time())
         if content is not None:
             url = f"{self.url}/v2/images/{identity}/file"
             request = _request("PUT", url, self._token, content)
