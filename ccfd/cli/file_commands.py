@@ -3,15 +3,12 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from ccfd.cli.options import Wait
 from ccfd.cli.session import session
-
-if TYPE_CHECKING:
-    from ccfd.cli.client import Client, Document
 
 File = Annotated[
     str,
@@ -49,27 +46,14 @@ def plan(context: typer.Context, file: File) -> None:
     event = read_event(file)
     here = session(context)
     body = {"type": event["type"], "data": event.get("data", {})}
-
-    async def ask(client: "Client") -> "Document":
-        from ccfd.cli.client import Answered
-
-        try:
-            return await client.post("/v1/plan", body)
-        except Answered as exc:
-            unserved = ("http_404", "http_405", "request_not_found")
-            if exc.error.get("code") in unserved:
-                error = {**exc.error, "message": "this release of ccfd does not serve plans"}
-                raise Answered(exc.status, error) from exc
-            raise
-
-    found = here.ask(ask)
-    from ccfd.cli import sheets
+    found = here.ask(lambda client: client.post("/v1/plan", body))
+    from ccfd.cli import plan_sheet
     from ccfd.cli.output import show, write_json
 
     if here.as_json:
         write_json(found)
     else:
-        show(sheets.plan(found))
+        show(plan_sheet.plan(found))
 
 
 def apply(context: typer.Context, file: File, wait: Wait = True) -> None:

@@ -11,6 +11,21 @@ request = typer.Typer(help="Requests and what became of them.", no_args_is_help=
 RequestId = Annotated[str, typer.Argument(metavar="ID", help="The request's id.")]
 
 
+@request.command("list")
+def list_(
+    context: typer.Context,
+    state: Annotated[
+        str | None, typer.Option(help="Only in this state: running, undoing, stuck, …")
+    ] = None,
+    type_: Annotated[
+        str | None, typer.Option("--type", help="Only of this type: slice.create, …")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="Only of this key: slice:NAME, …")] = None,
+) -> None:
+    """List requests that were begun, the oldest first."""
+    session(context).list("workflows", state=state, type=type_, key=key)
+
+
 @request.command("show")
 def show(context: typer.Context, request_id: RequestId) -> None:
     """Show a request, its steps, and how it ended."""

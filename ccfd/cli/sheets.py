@@ -35,7 +35,8 @@ def text(value: Any) -> str:
         case bool():
             return "yes" if value else "no"
         case list():
-            return ", ".join(text(item) for item in value) or "-"
+            apart = "; " if any(isinstance(item, dict) for item in value) else ", "
+            return apart.join(text(item) for item in value) or "-"
         case dict():
             return ", ".join(f"{name} {text(item)}" for name, item in value.items()) or "-"
         case _:
@@ -95,6 +96,11 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "subnets": (
         *_plain("owner", "subnet", "cidr", "network", "state"),
         ("expires", _time("expires_at")),
+    ),
+    "workflows": (
+        *_plain("request_id", "type", "key", "state"),
+        ("received", _time("received_at")),
+        ("ended", _time("ended_at")),
     ),
     "networks": (*_plain("cidr", "type", "island"), ("used", _usage("addresses"))),
     "hosts": (
@@ -255,19 +261,3 @@ def error(document: Document | None) -> list[Block]:
         return []
     said = f"{text(document.get('code'))}: {text(document.get('message'))}"
     return [Facts((("error", said),)), *details(document)]
-
-
-def plan(document: Document) -> list[Block]:
-    """Describe what a request would do: its steps as a table, the rest line by line."""
-    steps, requests = document.get("steps") or [], document.get("requests") or []
-    blocks: list[Block] = [facts(document, "steps", "requests")]
-    if requests:
-        rows = [{"type": one["type"], **one["data"]} for one in requests]
-        columns = tuple(dict.fromkeys(name for row in rows for name in row))
-        blocks.append(sheet("requests", _plain(*columns), rows))
-    if steps and all(isinstance(step, dict) for step in steps):
-        columns = tuple(dict.fromkeys(name for step in steps for name in step))
-        blocks.append(sheet("steps", _plain(*columns), steps))
-    elif steps:
-        blocks.append(Sheet("steps", ("step",), tuple((text(step),) for step in steps)))
-    return blocks

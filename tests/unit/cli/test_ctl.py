@@ -314,15 +314,6 @@ async def test_an_event_is_applied_from_a_file_with_its_own_id(
     assert twin.posted == [event]
 
 
-async def test_a_plan_that_is_not_served_says_so(
-    ctl_: Ctl, twin: Twin, socket: str, tmp_path: Path
-) -> None:
-    (tmp_path / "event.json").write_text('{"type": "slice.delete", "data": {}}')
-    done = await ctl_("--socket", socket, "plan", "-f", str(tmp_path / "event.json"))
-    assert done.status == 1
-    assert "does not serve plans" in done.err
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
