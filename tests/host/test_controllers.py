@@ -11,21 +11,29 @@ from typing import Any
 
 import pytest
 
+from ccfd.model import names
+from ccfd.network.bridges import hardware_address
 from tests import traces
 from tests.ccfd_process import CcfdProcess, sqlite
 from tests.host.test_reconcile import ctl
 from tests.host.test_recover import until_up
 from tests.host.test_slices import guest
+from tests.host.test_traffic import Cell, answers, listen, probe, stop
 from tests.lab import Lab
 from tests.lab.config import CONTROLLER_IMAGE
-from tests.lab.layout import SERVICES
+from tests.lab.layout import NODE, OUTSIDE, OUTSIDE_ADDRESS, SERVICES
 from tests.osken.environment import learning_switch
+
+pytestmark = pytest.mark.timeout(400)
 
 WITHIN = 120.0
 """Seconds for a guest to boot, or a change to be felt: a switch dials again after 8."""
 PORT = 6653
 FORGETS_AFTER = 2
 """Seconds without a packet after which the tenant's controller has a switch forget a flow."""
+CONTROLLER = "172.16.0.101"
+SWITCHES = {NODE: "172.16.255.254", "h1": "172.16.255.253", "h2": "172.16.255.252"}
+"""The addresses of the switches on the control network."""
 
 
 @pytest.fixture(scope="module")
@@ -110,27 +118,12 @@ async def until_heard(lab: Lab, document: dict[str, Any], *, wish: bool) -> None
         await asyncio.sleep(0.5 if wish else 2 * FORGETS_AFTER)
 
 
-async def test_a_controller_says_where_a_slices_traffic_goes(
+async def test_a_tenants_own_controller_says_where_a_slices_traffic_goes(
     lab: Lab, ccfd: CcfdProcess, own: OwnController
 ) -> None:
-    ctl(lab, "slice", "create", "demo", "--no-gateway", *two_vms())
+    ctl(lab, "slice", "create", "demo", *two_vms())
     document = ccfd.get("/v1/slices/demo")
     await until_heard(lab, document, wish=True)
-    await while_the_tenants_own_is_there(lab, ccfd, own, document)
-    vm = await once_a_vm_of_ccfds_is_up(lab, ccfd, document)
-    assert ccfd.get("/v1/reconcile")["repairs"] == []
-
-    ctl(lab, "controller", "delete", vm)
-    assert bridges(lab, document, "fail_mode") == {"standalone"}
-    assert bridges(lab, document, "controller") == {"[]"}
-    await until_heard(lab, document, wish=True)
-    ctl(lab, "slice", "delete", "demo")
-    assert {**traces.on_hosts(lab), **traces.in_the_api(ccfd)} == {}
-
-
-async def while_the_tenants_own_is_there(
-    lab: Lab, ccfd: CcfdProcess, own: OwnController, document: dict[str, Any]
-) -> None:
     ctl(lab, "slice", "update", "demo", "--controller", f"{own.address}:{PORT}")
     assert ccfd.get("/v1/slices/demo")["controller"] == {"address": own.address, "port": PORT}
     assert bridges(lab, document, "fail_mode") == {"secure"}
@@ -148,16 +141,18 @@ async def while_the_tenants_own_is_there(
     await until_heard(lab, document, wish=True)
 
 
-async def once_a_vm_of_ccfds_is_up(lab: Lab, ccfd: CcfdProcess, document: dict[str, Any]) -> str:
-    """Have ccfd run a controller; return the id of its VM."""
+async def test_a_controller_of_ccfds_says_where_a_slices_traffic_goes(
+    lab: Lab, ccfd: CcfdProcess
+) -> None:
+    document = ccfd.get("/v1/slices/demo")
     said = ctl(lab, "controller", "create", "demo", CONTROLLER_IMAGE, "--json")
     made = json.loads(said)["result"]
-    assert (made["ipaddr"], made["port"]) == ("172.16.0.101", 6633)
+    assert (made["ipaddr"], made["port"]) == (CONTROLLER, 6633)
     assert made["vm"]["kind"] == "controller"
     assert bridges(lab, document, "fail_mode") == {"secure"}
     vm: str = made["vm"]["vm"]
     shown = await guest(lab, vm, "ip -4 -o addr show eth0 | grep inet", WITHIN)
-    assert " 172.16.0.101/16 " in shown
+    assert f" {CONTROLLER}/16 " in shown
     await until_connected(ccfd, wish=True)
     await until_heard(lab, document, wish=True)
     ctl(lab, "vm", "suspend", vm)
@@ -166,7 +161,80 @@ async def once_a_vm_of_ccfds_is_up(lab: Lab, ccfd: CcfdProcess, document: dict[s
     ctl(lab, "vm", "resume", vm)
     await until_connected(ccfd, wish=True)
     await until_heard(lab, document, wish=True)
-    return vm
+    assert ccfd.get("/v1/reconcile")["repairs"] == []
+
+
+async def test_the_slice_and_the_control_network_reach_nothing_of_each_other(
+    lab: Lab, ccfd: CcfdProcess
+) -> None:
+    """They try by the gateway, and as if they were each other's neighbours."""
+    document = ccfd.get("/v1/slices/demo")
+    (controller,) = [one for one in document["vms"] if one["kind"] == "controller"]
+    others = [one for one in document["vms"] if one is not controller]
+    closed = [
+        Cell("VMs", to, address, "")
+        for to, address in {"controller": CONTROLLER, **SWITCHES}.items()
+    ]
+    elsewhere = [
+        *(Cell("controller", "VMs", one["ip"], "") for one in others),
+        *(Cell("controller", "gateway", one, "") for one in document["gateway"].values()),
+        Cell("controller", "outside", OUTSIDE_ADDRESS, ""),
+    ]
+    lures = [f"{cell.address}/32" for cell in closed]
+    macs = {CONTROLLER: controller["mac"]} | {
+        address: hardware_address(names.CONTROL_VNI, place) for place, address in SWITCHES.items()
+    }
+    neighbours = "; ".join(f"arp -s {address} {mac}" for address, mac in macs.items())
+    ways = (
+        # By the gateway: what it lets pass would be answered outside.
+        "true",
+        "ip route add 172.16.0.0/16 dev eth0",
+        f"{neighbours}; ip address add 172.16.0.77/16 dev eth0",
+    )
+
+    async def tried(asker: str, cells: list[Cell], *ways: str) -> set[tuple[Cell, str]]:
+        heard: set[tuple[Cell, str]] = set()
+        for way in ways:
+            await guest(lab, asker, f"{way}; true")
+            said = await guest(lab, asker, probe(cells, "timeout 3 wget -qO- http://{}/"))
+            heard |= answers(cells, said)
+        return heard
+
+    # The other ends of the control network are answered, by whatever is asked here.
+    line = probe(closed[:1], "timeout 3 bash -c 'exec 3<>/dev/tcp/{}/80'")
+    for place in SWITCHES:
+        said = lab.run(place, ["sh", "-c", line]).stdout
+        assert {how for _, how in answers(closed, said)} == {"ping", "tcp"}, place
+    for lure in lures:
+        lab.run(OUTSIDE, ["ip", "address", "add", lure, "dev", "lo"])
+    listener = listen(lab, controller)
+    try:
+        heard = await asyncio.gather(
+            *(tried(one["vm"], closed, *ways) for one in others),
+            tried(controller["vm"], elsewhere, "ip route add default dev eth0"),
+        )
+    finally:
+        overheard = stop(listener)
+        for lure in lures:
+            lab.run(OUTSIDE, ["ip", "address", "delete", lure, "dev", "lo"])
+    assert not set[tuple[Cell, str]]().union(*heard)
+    assert controller["mac"] in overheard
+    for one in others:
+        assert one["mac"] not in overheard
+        undo = "ip address delete 172.16.0.77/16 dev eth0; ip route delete 172.16.0.0/16"
+        await guest(lab, one["vm"], f"{undo}; true")
+
+
+async def test_without_its_controller_a_slice_forwards_by_itself(
+    lab: Lab, ccfd: CcfdProcess
+) -> None:
+    document = ccfd.get("/v1/slices/demo")
+    ctl(lab, "controller", "delete", document["controller"]["vm"])
+    assert bridges(lab, document, "fail_mode") == {"standalone"}
+    assert bridges(lab, document, "controller") == {"[]"}
+    await until_heard(lab, ccfd.get("/v1/slices/demo"), wish=True)
+    ctl(lab, "slice", "delete", "demo")
+    assert {**traces.on_hosts(lab), **traces.in_the_api(ccfd)} == {}
 
 
 def test_our_own_addresses_are_no_controllers(lab: Lab, ccfd: CcfdProcess) -> None:

@@ -19,6 +19,8 @@ from tests.lab import Lab
 from tests.lab.layout import NODE, OUTSIDE, OUTSIDE_ADDRESS
 from tests.portal import Body, Portal
 
+pytestmark = pytest.mark.timeout(400)
+
 QUICK = {"CCFD_RECONCILE__EVERY": "1", "CCFD_RECONCILE__GRACE": "6"}
 FETCH = f"timeout 5 wget -qO- http://{OUTSIDE_ADDRESS}/"
 FETCH_MUCH = f"timeout 60 wget -qO- http://{OUTSIDE_ADDRESS}/big | wc -c"
@@ -154,6 +156,17 @@ def table(cells: list[Cell], heard: set[tuple[Cell, str]]) -> str:
     )
 
 
+def tunnels(lab: Lab, vni: int) -> dict[str, set[str]]:
+    """Name the places that have the slice's bridge, each with those that it has a tunnel to."""
+    towards = {names.tunnel(vni, lab.layout.tunnel(at)): at for at in lab.layout.switched}
+    found = {}
+    for place in lab.layout.switched:
+        if names.bridge(vni) in lab.run(place, ["ovs-vsctl", "list-br"]).stdout.split():
+            listed = lab.run(place, ["ovs-vsctl", "list-ports", names.bridge(vni)]).stdout.split()
+            found[place] = {towards[name] for name in listed if name in towards}
+    return found
+
+
 def dropped(lab: Lab, vni: int) -> int:
     """Count the packets that the firewall of a slice has dropped on their way to what is closed."""
     listing = ["nft", "-j", "list", "chain", "inet", "ccf-gateway", "forwarded"]
@@ -181,7 +194,12 @@ def stop(listener: subprocess.Popen[str]) -> str:
 
 async def test_the_matrix_of_who_reaches_whom(lab: Lab, ccfd: CcfdProcess, portal: Portal) -> None:
     one = await create(portal, "one", "h1", "h2", "h1")
-    two = await create(portal, "two", "h1", "h2")
+    two = await create(portal, "two", "h1")
+    assert tunnels(lab, two["vni"]) == {NODE: {"h1"}, "h1": {NODE}}
+    grown = await portal.ask("vm.create", slice="two", host="h2", **vms("b")[0])
+    assert grown["outcome"] == "succeeded", grown
+    two = ccfd.get("/v1/slices/two")
+    assert tunnels(lab, two["vni"]) == {NODE: {"h1", "h2"}, "h1": {NODE}, "h2": {NODE}}
     assert one == ccfd.get("/v1/slices/one")
     assert one["gateway"] == {"inside": "10.0.0.1", "outside": "203.0.113.10"}
     assert two["gateway"] == {"inside": "10.0.0.65", "outside": "203.0.113.11"}
@@ -271,6 +289,18 @@ async def test_the_firewall_is_replaced_under_traffic_and_what_is_lost_comes_bac
         await until_repaired(portal, ("gateway", "node"))
         await settles(ccfd)
         assert (await guest(lab, vm, FETCH, within=20)).strip() == "outside", loss
+
+
+async def test_a_hosts_tunnel_goes_with_its_last_vm_of_the_slice(
+    lab: Lab, ccfd: CcfdProcess, portal: Portal
+) -> None:
+    one, two = (ccfd.get(f"/v1/slices/{name}") for name in ("one", "two"))
+    both = {NODE: {"h1", "h2"}, "h1": {NODE}, "h2": {NODE}}
+    assert tunnels(lab, one["vni"]) == both
+    (last,) = [vm["vm"] for vm in one["vms"] if vm["host"] == "h2"]
+    assert (await portal.ask("vm.delete", vm=last))["outcome"] == "succeeded"
+    assert tunnels(lab, one["vni"]) == {NODE: {"h1"}, "h1": {NODE}}
+    assert tunnels(lab, two["vni"]) == both
 
 
 async def test_nothing_is_left_of_a_gateway(lab: Lab, ccfd: CcfdProcess, portal: Portal) -> None:

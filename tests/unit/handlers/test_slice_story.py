@@ -152,3 +152,50 @@ async def test_a_vm_joins_and_leaves_a_slice(harness: Harness) -> None:
         assert gone["result"]["deleted"] is True
         assert {at: set(ports) for at, ports in harness.world.bridges.items()} == before
         assert len(harness.world.dhcp[1].leases) == 1
+
+
+async def test_tunnels_come_with_the_first_vm_on_a_host_and_go_with_the_last(
+    harness: Harness,
+) -> None:
+    def tunnels() -> dict[str, set[str | None]]:
+        """Return whereto the slice's bridges have tunnels."""
+        return {
+            host: {port.remote_ip for port in ports.values() if port.kind == "vxlan"}
+            for (host, _), ports in harness.world.bridges.items()
+        }
+
+    settings = harness.settings
+    node = settings.network_node.tunnel_ip
+    h1, h2 = (host.tunnel_ip for host in settings.host[:2])
+    none: dict[str, set[str | None]] = {"node": set()}
+    one: dict[str, set[str | None]] = {"node": {h1}, "h1": {node}}
+    both: dict[str, set[str | None]] = {"node": {h1, h2}, "h1": {node}, "h2": {node}}
+    async with harness.running():
+        await harness.ask("slice.create", slice="demo", gateway=False)
+        assert tunnels() == none
+        made = []
+        for host, expected in (("h1", one), ("h2", both), ("h2", both)):
+            born = await harness.ask("vm.create", slice="demo", host=host, **VM)
+            assert born["outcome"] == "succeeded", born
+            made.append(born["result"]["vm"])
+            assert tunnels() == expected
+        for vm, expected in zip(reversed(made), (both, one, none), strict=True):
+            gone = await harness.ask("vm.delete", vm=vm)
+            assert gone["outcome"] == "succeeded", gone
+            assert tunnels() == expected
+
+
+async def test_a_host_that_could_not_boot_the_first_vm_has_no_tunnel_left(
+    harness: Harness,
+) -> None:
+    async def trap(call: str, _args: object) -> None:
+        if call == "domains.boot:after":
+            raise Refused("hypervisor_error", "no more memory")
+
+    async with harness.running():
+        await harness.ask("slice.create", slice="demo", gateway=False, vms=[{**VM, "host": "h1"}])
+        before = {at: dict(ports) for at, ports in harness.world.bridges.items()}
+        harness.world.trap = trap
+        failed = await harness.ask("vm.create", slice="demo", host="h2", **VM)
+        assert failed["error"]["code"] == "hypervisor_error"
+        assert harness.world.bridges == before
