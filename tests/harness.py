@@ -33,6 +33,9 @@ from ccfd.workflow.runner import Runner
 from ccfd.workflow.steps import Step
 from tests.twins import TINY, World
 
+AMPLE = 60.0
+"""Seconds that nothing takes unless it is wrong: a busy machine may stand still for several."""
+
 # Statements are compiled once for all of a run's harnesses, and not once for each.
 COMPILED: dict[Any, Any] = {}
 
@@ -119,7 +122,7 @@ class Harness:
             self.records,
             self.watched,
             held=lambda: self.lease.held,
-            step_timeout=5.0,
+            step_timeout=AMPLE,
             retries=retries,
             clock=self.database.clock,
             random=Random(1),
@@ -211,7 +214,7 @@ class Harness:
         await self.database.run(lambda transaction: self.intake.store(event, transaction))
         return identity
 
-    async def terminal(self, request_id: str, within: float = 10.0) -> dict[str, Any]:
+    async def terminal(self, request_id: str, within: float = AMPLE) -> dict[str, Any]:
         """Wait for a request's terminal result."""
         async with asyncio.timeout(within):
             while True:

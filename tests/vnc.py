@@ -33,7 +33,7 @@ class Vnc:
 
     async def hears(self, data: bytes) -> None:
         """Wait until *data* is all that was heard."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while bytes(self.heard) != data:
                 self.told.clear()
                 await self.told.wait()

@@ -15,7 +15,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
     path = tmp_path / "notify"
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     sock.bind(str(path))
-    sock.settimeout(2)
+    sock.settimeout(60)
     monkeypatch.setenv("NOTIFY_SOCKET", str(path))
     return sock
 
@@ -37,10 +37,19 @@ async def test_the_watchdog_is_fed_only_while_alive(
     monkeypatch.setenv("WATCHDOG_USEC", "20000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     answers = [True, False, True]
+    asked_after_the_last = asyncio.Event()
+
+    def is_alive() -> bool:
+        if answers:
+            return answers.pop(0)
+        asked_after_the_last.set()
+        return False
+
     with manager:
         async with asyncio.TaskGroup() as group:
-            feeding = group.create_task(watchdog(lambda: answers.pop(0) if answers else False))
-            await asyncio.sleep(0.1)
+            feeding = group.create_task(watchdog(is_alive))
+            async with asyncio.timeout(60):
+                await asked_after_the_last.wait()
             feeding.cancel()
         manager.setblocking(False)
         heard = [manager.recv(100), manager.recv(100)]

@@ -11,7 +11,7 @@ from ccfd.bus.bus import Bus
 from ccfd.daemon import Daemon
 from ccfd.pulse import PATIENCE, Pulse
 from ccfd.settings import Broker
-from tests.harness import Harness, lab_settings
+from tests.harness import AMPLE, Harness, lab_settings
 
 NOBODY = "amqp://guest:guest@127.0.0.1:1/"  # the port tcpmux, which nobody serves
 
@@ -75,7 +75,7 @@ async def beats(harness: Harness) -> AsyncIterator[list[str]]:
 
 @pytest.mark.parametrize("part", [pulse.BROKER, pulse.DATABASE])
 async def test_what_tries_again_is_alive(beats: list[str], part: str) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(AMPLE):
         while beats.count(part) < 2:
             await asyncio.sleep(0.01)
 

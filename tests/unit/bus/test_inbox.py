@@ -215,14 +215,17 @@ async def test_stopped_it_cancels_its_consumer_and_waits(scene: Scene) -> None:
     channel = FakeChannel([], cancels=False)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(scene.inbox.run(channel))  # type: ignore[arg-type]  # see above
-        await asyncio.sleep(0.01)
-        assert channel.consumed
+        await until(lambda: channel.consumed and scene.inbox.consuming)
         scene.inbox.stop()
-        await asyncio.sleep(0.01)
-        assert channel.cancelled
-        assert not scene.inbox.consuming
+        await until(lambda: channel.cancelled and not scene.inbox.consuming)
         assert not task.done()
         task.cancel()
+
+
+async def until(true: Callable[[], bool]) -> None:
+    async with asyncio.timeout(60):
+        while not true():
+            await asyncio.sleep(0)
 
 
 class FakeChannel:

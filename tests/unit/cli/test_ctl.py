@@ -6,7 +6,8 @@ import re
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,6 +18,8 @@ from ccfd.cli import events
 from tests.unit.cli.conftest import Ctl
 from tests.unit.cli.twin import LEASE, NO_HOST, SLICE, SSH_KEY, VM, Twin, error
 
+AMPLE = 60.0
+"""Seconds that a program takes to start, or to end, on the busiest of machines."""
 ID = r"request ([0-9a-f-]{36})\n"
 
 
@@ -338,24 +341,32 @@ async def test_wrong_usage_ends_with_2_before_anybody_is_asked(
     assert "Error" in done.err
 
 
-def begin(socket: str, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def begun(socket: str, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Run ccfctl as a process of its own, and leave none behind."""
+    process = subprocess.Popen(
         [sys.executable, "-c", "from ccfd.cli.ctl import main; main()", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={"CCF_HTTP_SOCKET": socket},
     )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 async def test_an_interrupted_wait_says_that_the_request_goes_on(twin: Twin, socket: str) -> None:
     twin.never_ends = True
     posted = asyncio.Event()
     twin.on_post = posted.set
-    process = await asyncio.to_thread(begin, socket, "slice", "create", "demo")
-    await posted.wait()
-    process.send_signal(signal.SIGINT)
-    _, err = await asyncio.to_thread(process.communicate, timeout=10)
+    with begun(socket, "slice", "create", "demo") as process:
+        async with asyncio.timeout(AMPLE):
+            await posted.wait()
+        process.send_signal(signal.SIGINT)
+        _, err = await asyncio.to_thread(process.communicate, timeout=AMPLE)
     assert process.returncode == 130
     assert f"ccfctl request show {twin.posted[0]['id']}" in err
 
@@ -365,16 +376,16 @@ async def test_watching_goes_on_after_the_last_event_when_the_connection_was_los
 ) -> None:
     twin.lose_stream_after = 1
     notice = {"type": "subnet.expired", "owner": "demo", "subnet": "10.0.0.1/26"}
-    process = await asyncio.to_thread(begin, socket, "watch", "--json", "--slice", "demo")
-    assert process.stdout is not None
-    lines = []
-    for _ in (1, 2):
-        async with asyncio.timeout(10):
-            await twin.came.acquire()
-        twin.say("x", notice)
-        lines.append(json.loads(await asyncio.to_thread(process.stdout.readline)))
-    process.send_signal(signal.SIGINT)
-    await asyncio.to_thread(process.communicate, timeout=10)
+    with begun(socket, "watch", "--json", "--slice", "demo") as process:
+        assert process.stdout is not None
+        lines = []
+        for _ in (1, 2):
+            async with asyncio.timeout(AMPLE):
+                await twin.came.acquire()
+            twin.say("x", notice)
+            lines.append(json.loads(await asyncio.to_thread(process.stdout.readline)))
+        process.send_signal(signal.SIGINT)
+        await asyncio.to_thread(process.communicate, timeout=AMPLE)
     assert process.returncode == 130
     assert lines == [{"id": n, "event": "subnet.expired.x", "data": notice} for n in (1, 2)]
     assert twin.subscribed == [("demo", None), ("demo", "1")]
@@ -387,9 +398,7 @@ def test_help_comes_at_once() -> None:
         "heavy = {'aiohttp', 'rich', 'pydantic', 'sqlalchemy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    began = time.monotonic()
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=10)
-    assert time.monotonic() - began < 5
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=AMPLE)
 
 
 async def test_recovering_shows_what_it_does_before_it_does_it(

@@ -28,7 +28,7 @@ def pty() -> Iterator[tuple[int, int]]:
 async def shown(person: int, wanted: bytes) -> bytes:
     """Read what the terminal shows until *wanted* is in it."""
     seen = b""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while wanted not in seen:
             seen += await asyncio.to_thread(os.read, person, 4096)
     return seen

@@ -27,7 +27,7 @@ from ccfd.model.screen import Screen
 from ccfd.settings import Console, Http, Settings
 from ccfd.store import tables
 from ccfd.store.database import Transaction
-from tests.harness import Harness
+from tests.harness import AMPLE, Harness
 from tests.unit.http.test_api import Knows, token
 from tests.vnc import Vnc
 
@@ -145,7 +145,7 @@ class Site:
 
     async def without_sessions(self) -> None:
         """Wait until nothing is open."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(AMPLE):
             while await self.sessions():
                 await asyncio.sleep(0.01)
 
@@ -165,7 +165,7 @@ async def greet(socket: ClientConnection) -> None:
 
 async def closed(socket: ClientConnection) -> tuple[int, str]:
     """Read to the end; return the close code and its reason."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(AMPLE):
         with suppress(ConnectionClosed):
             while True:
                 await socket.recv()

@@ -11,6 +11,7 @@ from websockets.asyncio.client import ClientConnection
 
 from ccfd.console import ledger
 from ccfd.store import tables
+from tests.harness import AMPLE
 from tests.unit.console.conftest import Site, closed, greet
 
 OURS = ["ccfd", "binary"]
@@ -85,7 +86,7 @@ async def test_the_way_back_is_open_as_long_as_the_session_lives_and_a_ticket_lo
         expiry = select(tables.console.c.expires_at).where(
             tables.console.c.follows == about["console"]
         )
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(AMPLE):
             while await _value(site, expiry) < database.clock():
                 await asyncio.sleep(0.01)
     async with site.dial(about["again"], subprotocols=OURS) as socket:

@@ -12,6 +12,7 @@ from ccfd.console import relay
 from ccfd.console.wire import FRAME
 from ccfd.settings import Console
 from ccfd.store.tables import console
+from tests.harness import AMPLE
 from tests.unit.console.conftest import Site, closed, greet
 from tests.vnc import Vnc, Writer
 
@@ -120,7 +121,7 @@ async def test_a_malformed_frame_ends_the_session(site: Site, vnc: Vnc, frame: b
     async with site.viewer() as socket:
         socket.transport.write(frame)
         with pytest.raises(ConnectionClosed):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(AMPLE):
                 await socket.recv()
     await site.without_sessions()
     assert not vnc.heard
@@ -165,7 +166,7 @@ async def test_a_slow_reader_holds_back_the_vm_and_no_memory(site: Site, vnc: Vn
         await socket.send(b"go")
         (session,) = site.consoles.open
         before = -1
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(AMPLE):
             while before != sent or not session.viewer.waiting:
                 before = sent
                 await asyncio.sleep(0.3)
@@ -230,7 +231,7 @@ async def test_garbage_from_the_vm_ends_only_its_own_console(site: Site, script:
 async def test_a_bare_connection_has_no_session(site: Site, vnc: Vnc) -> None:
     reader, writer = await asyncio.open_connection(site.client.host, site.client.port)
     writer.write(b"RFB 003.008\n\x01\x01\r\n\r\n")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(AMPLE):
         told = await reader.read(-1)
     assert b"400" in told.split(b"\r\n", 1)[0]
     writer.close()

@@ -7,20 +7,21 @@ from contextlib import asynccontextmanager
 from websockets.asyncio.client import ClientConnection
 
 from ccfd.console.serial import MOST_BEHIND, REMEMBERED
+from tests.harness import AMPLE
 from tests.unit.console.conftest import Site, closed
 
 
 @asynccontextmanager
 async def opened(site: Site, **wish: bool) -> AsyncIterator[ClientConnection]:
     async with site.dial(await site.ticket(type="serial", **wish), max_queue=1) as socket:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(AMPLE):
             while len(await site.sessions()) == 0 or site.serials.heard is None:
                 await asyncio.sleep(0.01)
         yield socket
 
 
 async def sent(site: Site, data: bytes) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(AMPLE):
         while bytes(site.serials.sent) != data:
             await asyncio.sleep(0.01)
 
@@ -86,7 +87,7 @@ async def test_a_slow_viewer_holds_the_vm_back(site: Site) -> None:
         assert MOST_BEHIND < session.source.received < 4000 * 64 * 1024
         while got < session.source.received:
             got += len(await socket.recv())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(AMPLE):
             while not site.serials.is_read:
                 await asyncio.sleep(0.01)
 

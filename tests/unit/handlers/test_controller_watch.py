@@ -8,7 +8,7 @@ from ccfd.handlers.controller_watch import ControllerWatch
 from ccfd.model import names
 from ccfd.network.mirror import WatchedBridge, WatchedController
 from ccfd.network.monitor import News
-from tests.harness import Harness
+from tests.harness import AMPLE, Harness
 from tests.unit.handlers.test_slice_story import VM
 
 OWN = {"address": "203.0.113.9", "port": 6653}
@@ -113,7 +113,7 @@ async def test_news_are_followed_as_they_come(harness: Harness) -> None:
             ):
                 switches.seen = {"node": seen, "h1": seen}
                 watch.hear(news)
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(AMPLE):
                     while await told(harness) is not seen[0]:
                         await asyncio.sleep(0.002)
             watching.cancel()

@@ -9,7 +9,7 @@ from ccfd.documents import COLLECTIONS
 from ccfd.errors import Refused
 from ccfd.store.database import Transaction
 from ccfd.store.tables import slices
-from tests.harness import Harness
+from tests.harness import AMPLE, Harness
 
 NOTHING = dict.fromkeys(
     ("slices", "vms", "subnets", "blocks", "addresses", "pooled", "cpu", "ram", "disk"), 0
@@ -131,7 +131,7 @@ async def test_a_slice_whose_time_is_over_is_announced_and_deleted(harness: Harn
         await harness.database.run(pass_time)
         await harness.database.run(timers.slices)
         await harness.database.run(timers.slices)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(AMPLE):
             while await harness.claims() != NOTHING:
                 await asyncio.sleep(0.01)
     notices = [key for key, _ in await harness.said() if key.startswith("slice.expir")]

@@ -13,7 +13,7 @@ from ccfd.handlers.reconcile_events import repairs
 from ccfd.handlers.vm_watch import VmWatch
 from ccfd.vt.domains import Found
 from ccfd.workflow.intake import Intake
-from tests.harness import Harness
+from tests.harness import AMPLE, Harness
 from tests.twins import LookTwin, no_trap
 from tests.unit.handlers.test_slice_story import VM
 
@@ -63,7 +63,7 @@ class Watched:
         return state
 
     async def until(self, state: str) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(AMPLE):
             while await self.state() != state:
                 await asyncio.sleep(0.005)
 
@@ -169,7 +169,7 @@ async def test_one_that_somebody_has_started_is_plugged_in_once(watched: Watched
         world.domains["h1", watched.vm] = machine
         watched.tell()
         await watched.until("running")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(AMPLE):
             while not made:
                 await asyncio.sleep(0.005)
         watched.tell()

@@ -78,7 +78,7 @@ async def served(harness: Harness) -> AsyncIterator[Served]:
     async with (
         asyncio.TaskGroup() as group,
         harness.running(),
-        TestClient(server, timeout=ClientTimeout(total=10)) as client,
+        TestClient(server, timeout=ClientTimeout(total=60)) as client,
     ):
         reading = group.create_task(stream.run())
         yield Served(harness, client, problems)

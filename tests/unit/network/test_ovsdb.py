@@ -12,6 +12,10 @@ from ccfd.network.ovsdb import OperationError, Ovsdb
 from tests.unit.network.fakes import FakeServer
 
 OP = {"op": "comment", "comment": "x"}
+SHORT = 0.05
+"""Seconds that are meant to be over before what is waited for."""
+AMPLE = 60.0
+"""Seconds that are not, however busy the machine is."""
 
 
 @pytest.fixture
@@ -22,13 +26,13 @@ async def server(tmp_path: Path) -> AsyncIterator[FakeServer]:
 
 @pytest.fixture
 async def db(server: FakeServer) -> AsyncIterator[Ovsdb]:
-    db = Ovsdb(server.address, timeout=0.4, probe=0.05)
+    db = Ovsdb(server.address, timeout=AMPLE, probe=AMPLE)
     yield db
     await db.close()
 
 
 async def until(true: Any) -> None:
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(AMPLE):
         while not true():
             await asyncio.sleep(0.001)
 
@@ -94,6 +98,13 @@ async def test_applied_means_that_the_daemon_caught_up(server: FakeServer, db: O
 
 async def test_a_stopped_daemon_is_a_passing_error(server: FakeServer, db: Ovsdb) -> None:
     server.cur_cfg = 6
+    answer = server.transactor
+
+    def hurry(ops: list[dict[str, Any]]) -> list[Any] | None:
+        db._timeout = SHORT  # for the daemon; the transaction itself has its answer
+        return answer(ops)
+
+    server.transactor = hurry
     with pytest.raises(Transient, match="ovs-vswitchd has not") as caught:
         await db.transact_applied([OP])
     assert caught.value.code == "switch_error"
@@ -103,11 +114,11 @@ async def test_a_call_without_answer_ends_at_its_deadline_and_the_next_one_works
     server: FakeServer, db: Ovsdb
 ) -> None:
     usual = server.transactor
-    server.transactor = lambda _: None
-    with pytest.raises(Transient, match=r"within 0\.4 s") as caught:
+    server.transactor, db._timeout = lambda _: None, SHORT
+    with pytest.raises(Transient, match=r"within 0\.05 s") as caught:
         await db.transact([OP])
     assert caught.value.code == "host_unreachable"
-    server.transactor = usual
+    server.transactor, db._timeout = usual, AMPLE
     assert await db.transact([OP]) == [{}]
 
 
@@ -142,21 +153,25 @@ async def test_a_lost_connection_ends_waiting_for_the_daemon(server: FakeServer,
 
 
 async def test_a_silent_peer_is_dropped(server: FakeServer) -> None:
-    db = Ovsdb(server.address, timeout=5, probe=0.02)
-    await db.transact([OP])
+    db = Ovsdb(server.address, timeout=AMPLE, probe=SHORT)
     server.answers_echo = False
     server.transactor = lambda _: None
     with pytest.raises(Transient, match="nothing heard"):
         await db.transact([OP])
 
 
-async def test_a_peer_that_answers_our_echo_is_kept(server: FakeServer) -> None:
-    db = Ovsdb(server.address, probe=0.01)
+async def test_a_peer_that_answers_our_echo_is_kept(server: FakeServer, db: Ovsdb) -> None:
     await db.transact([OP])
-    await asyncio.sleep(0.1)
+    connection = db._connection
+    assert connection is not None
+    for asked in range(1, 4):
+        # Twice the time of a probe is over, in which nothing was heard.
+        connection._look()
+        connection._look()
+        await until(lambda: connection._heard)
+        assert sum(message.get("method") == "echo" for message in server.received) == asked
     await db.transact([OP])
     assert server.connections == 1
-    await db.close()
 
 
 async def test_garbage_ends_the_connection(server: FakeServer, db: Ovsdb) -> None:

@@ -35,7 +35,7 @@ async def test_a_server_is_held_by_its_argument_and_namespace_and_seen_to_end(
         with held:
             assert not await held.ended(0.01)
             server.kill()
-            assert await held.ended(5)  # though nobody has reaped it yet
+            assert await held.ended(60)  # though nobody has reaped it yet
             held.signal(signal.SIGTERM)
         assert processes.hold(server.pid, "--conf-file=/x/1", HERE) is None
     finally:

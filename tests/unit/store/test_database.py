@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ccfd import settings
 from ccfd.store import database as module
 from ccfd.store.database import Database, DatabaseAway, Transaction, is_away
-from tests.harness import Harness
+from tests.harness import AMPLE, Harness
 from tests.twins import no_trap
 from tests.unit.handlers.test_slice_story import NOTHING, VM
 
@@ -127,7 +127,7 @@ async def test_a_full_disk_is_told_and_all_goes_on_when_there_is_room(
     harness.world.trap = fill_on_the_way
     async with harness.running():
         request = await harness.send("slice.create", slice="demo", gateway=False, vms=vms)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(AMPLE):
             while harness.database.is_up:
                 await asyncio.sleep(0.005)
         assert "full" in harness.database.problem

@@ -88,7 +88,7 @@ async def test_whoever_comes_as_the_last_one_goes_is_not_forgotten(lanes: int) -
         for _ in range(50):
             await writer.share(number)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await asyncio.gather(*(again_and_again(number) for number in range(7)))
 
 

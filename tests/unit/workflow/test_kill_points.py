@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from ccfd.errors import Refused
-from tests.harness import Harness, lab_settings
+from tests.harness import AMPLE, Harness, lab_settings
 from tests.twins import World
 from tests.unit.handlers.test_slice_story import NOTHING, VM
 
@@ -132,7 +132,7 @@ async def _killed_at(victim: int, directory: Path, empty: Path, scenario: Scenar
     harness.world.trap = deadly
     identity = await request()
     with pytest.raises(BaseExceptionGroup):
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(AMPLE):
             await harness.run_to_death()
     await harness.database.close()
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from ccfd.workflow.revisit import MOST, Revisits
-from tests.harness import Harness
+from tests.harness import AMPLE, Harness
 from tests.unit.handlers.test_slice_story import NOTHING
 from tests.unit.workflow.test_interventions import CREATE, ended, heal, said_of, state, stick
 
@@ -35,7 +35,7 @@ class Rounds:
         self.now += seconds
         await self.revisits.round()
         (request,) = self.revisits._visits
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(AMPLE):
             while await state(self.harness, request) != "stuck":
                 await asyncio.sleep(0.005)
         return self.undone() > before
