@@ -18,7 +18,7 @@ QUIET = (
     *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"),
     *("--disable-component-update", "--disable-sync", "--disable-quic"),
 )
-WITHIN = 40.0
+WITHIN = 90.0
 
 SAME = """async (png) => {
   const image = new Image();

@@ -51,7 +51,7 @@ class CcfdProcess:
     ) -> None:
         self.stop()
 
-    def start(self, within: float = 30.0) -> None:
+    def start(self, within: float = 90.0) -> None:
         """Start it; return when it is ready."""
         program = CHECKOUT / ".venv" / "bin" / "ccfd"
         config = self._lab.layout.dir / "ccfd.toml"
@@ -66,7 +66,7 @@ class CcfdProcess:
             )
         self.wait_ready(within)
 
-    def wait_ready(self, within: float = 30.0) -> None:
+    def wait_ready(self, within: float = 90.0) -> None:
         """Return when `/readyz` says so."""
         end = time.monotonic() + within
         while True:
@@ -87,7 +87,7 @@ class CcfdProcess:
 
     def kill(self) -> None:
         """Kill it as the kernel would."""
-        self._end(signal.SIGKILL, 10.0)
+        self._end(signal.SIGKILL, 60.0)
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal and go on."""
@@ -130,7 +130,7 @@ class CcfdProcess:
         request = urllib.request.Request(self._url + path, method=method)
         request.add_header("Authorization", f"Bearer {self._lab.env['CCF_TOKEN']}")
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 said: bytes = answer.read()
                 return said
         except urllib.error.HTTPError as exc:

@@ -61,7 +61,7 @@ class Portal:
         return identity
 
     async def terminal(
-        self, request: str, within: float = 90.0, show: Callable[[Body], None] | None = None
+        self, request: str, within: float = 150.0, show: Callable[[Body], None] | None = None
     ) -> Body:
         """Wait for the terminal result of *request*; *show* sees what comes before it."""
         seen = 0
@@ -80,7 +80,7 @@ class Portal:
     async def ask(
         self,
         event: str,
-        within: float = 90.0,
+        within: float = 150.0,
         show: Callable[[Body], None] | None = None,
         **data: Any,
     ) -> Body:

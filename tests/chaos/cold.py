@@ -25,7 +25,7 @@ from tests.chaos.scenarios import SCENARIOS, Scenario
 from tests.chaos.tripwire import Tripwire
 from tests.chaos.verdict import judge
 
-WITHIN = 30.0
+WITHIN = 60.0
 ENDED = ("succeeded", "failed", "stuck")
 
 

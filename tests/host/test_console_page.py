@@ -141,7 +141,7 @@ async def opens_in_a_terminal(lab: Lab, serial: Tab) -> None:
         await reads(person, b"by=42")
         await serial.says(".xterm-rows", "by=42")
         os.write(person, b"\x1d")
-        assert await asyncio.to_thread(process.wait, 20) == 0
+        assert await asyncio.to_thread(process.wait, 60) == 0
     os.close(person)
     os.close(program)
 
@@ -149,7 +149,7 @@ async def opens_in_a_terminal(lab: Lab, serial: Tab) -> None:
 async def reads(descriptor: int, wanted: bytes) -> None:
     """Read until *wanted* comes."""
     seen = b""
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(90):
         while wanted not in seen:
             seen += await asyncio.to_thread(os.read, descriptor, 4096)
 

@@ -68,7 +68,7 @@ class OwnController:
     def kill(self) -> None:
         if self._process is not None:
             self._process.kill()
-            self._process.wait(timeout=10)
+            self._process.wait(timeout=60)
             self._process = None
 
 
@@ -127,7 +127,8 @@ async def test_a_tenants_own_controller_says_where_a_slices_traffic_goes(
     ctl(lab, "slice", "update", "demo", "--controller", f"{own.address}:{PORT}")
     assert ccfd.get("/v1/slices/demo")["controller"] == {"address": own.address, "port": PORT}
     assert bridges(lab, document, "fail_mode") == {"secure"}
-    assert not await hears(lab, document), "nobody says what to do with it"
+    # Nobody says what to do with it; a switch goes on for a moment with what it has cached.
+    await until_heard(lab, document, wish=False)
     own.start()
     await until_connected(ccfd, wish=True)
     await until_heard(lab, document, wish=True)

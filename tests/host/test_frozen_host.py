@@ -24,7 +24,7 @@ CALL_TIMEOUT = 15.0
 """Seconds that a call to libvirt may take here."""
 GIVEN_UP_WITHIN = CALL_TIMEOUT + 60.0
 """Seconds for the call that hangs, five retries, and what a loaded machine adds."""
-KNOWN_WITHIN = 30.0
+KNOWN_WITHIN = 90.0
 """Seconds until a host that fell silent is known to be down: about ten on an idle machine."""
 SLICES = 5
 

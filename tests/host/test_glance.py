@@ -66,7 +66,7 @@ async def test_a_vm_runs_from_an_image_of_glance(lab: Lab, glance: Glance, tmp_p
             assert made["outcome"] == "succeeded", ccfd.tail()
             identifier = made["result"]["vms"][0]["vm"]
             await asyncio.to_thread(
-                wait_until, lambda: not lab.guest(identifier, ["true"]), "it", 60
+                wait_until, lambda: not lab.guest(identifier, ["true"]), "it", 150
             )
             pool = lab.layout.home("h1") / "lib-libvirt" / "images"
             assert (pool / names.image_volume(checksum)).read_bytes() == content

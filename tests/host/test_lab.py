@@ -20,7 +20,10 @@ from tests.lab.layout import CHECKOUT, tag_of
 from tests.lab.shell import LabError, wait_until
 
 ROOT_ONLY = pytest.mark.skipif(os.geteuid() != 0, reason="the lab makes namespaces: run as root")
-pytestmark = [ROOT_ONLY, pytest.mark.timeout(180)]
+pytestmark = [ROOT_ONLY, pytest.mark.timeout(300)]
+
+FAST = 40.0
+"""Seconds: it has 9 for an answer, and a minute for the end of a command."""
 
 UNKNOWN_VM = "00000000-0000-4000-8000-00000000abcd"
 VM = "00000000-0000-4000-8000-00000000beef"
@@ -37,7 +40,7 @@ DOMAIN = f"""
 """
 
 
-def command(*words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+def command(*words: str, timeout: float = 150) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tests.lab", *words],
         cwd=CHECKOUT,
@@ -114,7 +117,7 @@ def test_exec_becomes_the_command(lab: Lab) -> None:
         told = [lines.readline().strip() for _ in range(4)]
         assert told == ["h1", str(CHECKOUT), "kept", str(process.pid)]
         process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=10) == -signal.SIGTERM
+        assert process.wait(timeout=60) == -signal.SIGTERM
 
 
 def test_exec_passes_the_exit_status_on(lab: Lab) -> None:
@@ -161,7 +164,7 @@ def test_guest_fails_fast_when_there_is_no_such_vm(lab: Lab) -> None:
     done = command("guest", "--dir", str(lab.layout.dir), UNKNOWN_VM, "--", "true")
     assert done.returncode != 0
     assert UNKNOWN_VM in done.stderr
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < FAST
 
 
 def test_a_guest_boots_and_runs_commands_by_its_agent(lab: Lab) -> None:
@@ -185,7 +188,7 @@ def test_a_guest_boots_and_runs_commands_by_its_agent(lab: Lab) -> None:
         domain.suspend()
         started = time.monotonic()
         assert command("guest", "--dir", folder, VM, "--", "true").returncode != 0
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < FAST
     finally:
         connection.close()
 

@@ -34,7 +34,7 @@ from tests.host.test_network import (
 __all__ = ["fabric", "guests", "pytestmark", "settings", "switch"]
 
 
-async def until(true: Callable[[], bool], within: float = 30) -> None:
+async def until(true: Callable[[], bool], within: float = 60) -> None:
     async with asyncio.timeout(within):
         while not true():
             await asyncio.sleep(0.01)
@@ -89,7 +89,7 @@ async def test_the_watch_follows_ports_counters_controllers_and_restarts(
             port = watch.port(two.name)
             return port.rates.receive.bytes if port is not None and port.rates else 0
 
-        assert one.reaches(two.address, within=5)
+        assert one.reaches(two.address)
         with pinging(one, two):
             # 1,042 bytes with their Ethernet header, fifty a second; refreshed every five.
             await until(lambda: 20_000 < rate() < 100_000)
@@ -125,7 +125,8 @@ async def test_a_frozen_database_is_noticed_and_heard_again(
         finally:
             switch.freeze_database(signal.SIGCONT)
         await until(lambda: watch.told("heard") > before)
-        assert watch.port(tap(10)) is not None
+        # A server so slow that it is taken for lost once more is heard again, too.
+        await until(lambda: watch.port(tap(10)) is not None)
 
 
 async def test_collectors_get_samples_and_flows_until_the_slice_has_none(
@@ -147,7 +148,7 @@ async def test_collectors_get_samples_and_flows_until_the_slice_has_none(
         changes = switch.vsctl("get", "open_vswitch", ".", "next_cfg")
         await fabric.make(watched)
         assert switch.vsctl("get", "open_vswitch", ".", "next_cfg") == changes
-        assert one.reaches(two.address, within=10)
+        assert one.reaches(two.address)
         back = (two.address, one.address)
 
         def has_come() -> bool:

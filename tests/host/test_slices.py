@@ -21,7 +21,7 @@ from tests.host import diagnosis, steady_udp
 from tests.lab import Lab
 from tests.portal import Body, Portal
 
-BOOT_WITHIN = 120.0
+BOOT_WITHIN = 150.0
 BANDWIDTH = 4
 """Mbit/s."""
 AS_MUCH = pytest.approx(BANDWIDTH, rel=0.15)
@@ -88,7 +88,7 @@ async def reach_each_other(lab: Lab, document: Body) -> None:
 
 async def have_their_ports_counted(ccfd: CcfdProcess, document: Body) -> None:
     """Wait until the topology is whole and Prometheus has counters of all VMs (every 5 s)."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 90
     while True:
         found = ccfd.get(f"/v1/slices/{document['slice']}/topology")
         ports = [port for port in found["ports"] if port["kind"] == "vm"]

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.timeout(400)
 
 QUICK = {"CCFD_RECONCILE__EVERY": "1", "CCFD_RECONCILE__GRACE": "6"}
 FETCH = f"timeout 5 wget -qO- http://{OUTSIDE_ADDRESS}/"
-FETCH_MUCH = f"timeout 60 wget -qO- http://{OUTSIDE_ADDRESS}/big | wc -c"
+FETCH_MUCH = f"timeout 120 wget -qO- http://{OUTSIDE_ADDRESS}/big | wc -c"
 BIG = 14 * 1024 * 1024
 BEYOND = "198.51.100.7"
 """An address further away than the outer network."""
@@ -188,7 +188,7 @@ def listen(lab: Lab, vm: Body) -> subprocess.Popen[str]:
 
 def stop(listener: subprocess.Popen[str]) -> str:
     listener.terminate()
-    printed, _ = listener.communicate(timeout=10)
+    printed, _ = listener.communicate(timeout=60)
     return printed
 
 
@@ -288,7 +288,7 @@ async def test_the_firewall_is_replaced_under_traffic_and_what_is_lost_comes_bac
         lab.run(NODE, loss)
         await until_repaired(portal, ("gateway", "node"))
         await settles(ccfd)
-        assert (await guest(lab, vm, FETCH, within=20)).strip() == "outside", loss
+        assert (await guest(lab, vm, FETCH)).strip() == "outside", loss
 
 
 async def test_a_hosts_tunnel_goes_with_its_last_vm_of_the_slice(

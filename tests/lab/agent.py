@@ -51,9 +51,9 @@ class Guest:
 
     def ping(self) -> None:
         """Raise libvirtError unless the agent answers now."""
-        self._ask("guest-ping", {}, timeout=2)
+        self._ask("guest-ping", {}, timeout=5)
 
-    def _ask(self, command: str, arguments: dict[str, object], timeout: int = 10) -> dict[str, int]:
+    def _ask(self, command: str, arguments: dict[str, object], timeout: int = 30) -> dict[str, int]:
         request = json.dumps({"execute": command, "arguments": arguments})
         reply = libvirt_qemu.qemuAgentCommand(self._domain, request, timeout, 0)
         answer: dict[str, int] = json.loads(reply)["return"]

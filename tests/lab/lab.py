@@ -79,7 +79,7 @@ class Lab:
         return namespaces.inside(self.layout, place, argv)
 
     def run(
-        self, place: str, argv: Sequence[str], *, timeout: float = 60, check: bool = True
+        self, place: str, argv: Sequence[str], *, timeout: float = 120, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         """Run a command inside h1, node, outside, … to its end, and return what it said."""
         command = self.exec_argv(place, argv)
@@ -90,9 +90,9 @@ class Lab:
             raise LabError(f"{' '.join(argv)}: status {ended.returncode}: {ended.stderr.strip()}")
         return ended
 
-    def guest(self, vm: str, argv: Sequence[str], *, timeout: float = 30) -> str:
+    def guest(self, vm: str, argv: Sequence[str], *, timeout: float = 60) -> str:
         """Run a command inside a guest, and return what it said; raise `LabError` if it fails."""
-        outcome = agent.guest(self.layout, vm, min(timeout, 9)).run(argv, timeout)
+        outcome = agent.guest(self.layout, vm, min(timeout, 30)).run(argv, timeout)
         if outcome.status:
             said = (outcome.stdout + outcome.stderr).decode(errors="replace").strip()
             raise LabError(f"{' '.join(argv)}: status {outcome.status}: {said}")

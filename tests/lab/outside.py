@@ -34,7 +34,7 @@ def answers(layout: Layout) -> bool:
     """Tell whether the web server accepts connections."""
     attempt = ["bash", "-c", f"exec 3<>/dev/tcp/{OUTSIDE_ADDRESS}/80"]
     try:
-        run([*namespaces.in_network(layout, OUTSIDE), *attempt], timeout=5)
+        run([*namespaces.in_network(layout, OUTSIDE), *attempt], timeout=30)
     except LabError:
         return False
     return True

@@ -66,7 +66,7 @@ def _execute(layout: Layout, database: str, statement: str) -> bool:
 
 async def _ask(address: str, database: str, statement: str) -> None:
     connection = await asyncpg.connect(
-        host=address, port=CLIENT_PORT_SQL, user="ccfd", database=database, timeout=5, ssl=False
+        host=address, port=CLIENT_PORT_SQL, user="ccfd", database=database, timeout=30, ssl=False
     )
     try:
         await connection.execute(statement)

@@ -109,7 +109,7 @@ def belonging(layout: Layout) -> list[int]:
     ]
 
 
-def end_all(layout: Layout, timeout: float = 20) -> None:
+def end_all(layout: Layout, timeout: float = 60) -> None:
     """Kill every process of the lab, again and again until none is left.
 
     SIGKILL at once: nothing in a lab is worth a tidy end, and shared memory, sockets and links
@@ -129,7 +129,7 @@ def end_all(layout: Layout, timeout: float = 20) -> None:
     _wait_until_reaped(killed)
 
 
-def _wait_until_reaped(pids: set[int], timeout: float = 5) -> None:
+def _wait_until_reaped(pids: set[int], timeout: float = 30) -> None:
     # Orphaned zombies wait for PID 1, which may take its time. Whoever looks right after must not
     # take them for processes; that they are not reaped is not the lab's fault, so no error.
     deadline = time.monotonic() + timeout

@@ -45,7 +45,7 @@ def start(layout: Layout) -> None:
         "log.console = false\n"
     )
     start_daemon(layout)
-    wait_until(lambda: answers(layout), "RabbitMQ", timeout=60)
+    wait_until(lambda: answers(layout), "RabbitMQ", timeout=120)
 
 
 def start_daemon(layout: Layout) -> None:
@@ -56,12 +56,12 @@ def start_daemon(layout: Layout) -> None:
 def answers(layout: Layout) -> bool:
     """Tell whether the broker accepts a login."""
     # First a bare connection: the client logs each refusal, and there are many while it starts.
-    socket.create_connection((layout.management(SERVICES), CLIENT_PORT_AMQP), timeout=5).close()
+    socket.create_connection((layout.management(SERVICES), CLIENT_PORT_AMQP), timeout=30).close()
     asyncio.run(_log_in(layout.amqp_url))
     return True
 
 
 async def _log_in(url: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         connection = await aiormq.connect(url)
         await connection.close()

@@ -11,7 +11,7 @@ class LabError(Exception):
     """The lab cannot do what it was asked; the message is for the person who asked."""
 
 
-def run(argv: Sequence[str], *, script: str | None = None, timeout: float = 60) -> str:
+def run(argv: Sequence[str], *, script: str | None = None, timeout: float = 120) -> str:
     """Run one command to its end and return what it printed; *script* is its standard input.
 
     Daemons started from here must have their own standard streams: one that keeps ours would keep
@@ -29,7 +29,7 @@ def run(argv: Sequence[str], *, script: str | None = None, timeout: float = 60) 
     return done.stdout
 
 
-def wait_until(ready: Callable[[], object], what: str, timeout: float = 30) -> None:
+def wait_until(ready: Callable[[], object], what: str, timeout: float = 120) -> None:
     """Ask *ready* until it is true; an error that it raises counts as "not yet"."""
     deadline = time.monotonic() + timeout
     while True:

@@ -74,7 +74,7 @@ def start_daemon(layout: Layout, place: str) -> None:
     _inside(layout, place, ["ovs-vswitchd", *arguments])
 
 
-def answers(layout: Layout, place: str, timeout: float = 5) -> bool:
+def answers(layout: Layout, place: str, timeout: float = 30) -> bool:
     """Tell whether the place's OVSDB answers an echo (RFC 7047, 4.1.11) over TLS."""
     context = ssl.create_default_context(cafile=layout.pki / "cacert.pem")
     context.load_cert_chain(layout.pki / "clientcert.pem", layout.pki / "clientkey.pem")
@@ -107,7 +107,7 @@ def _bridge(layout: Layout, place: str, bridge: str, port: str, *settings: str) 
         layout,
         place,
         [
-            *("ovs-vsctl", "--timeout=20"),
+            *("ovs-vsctl", "--timeout=60"),
             *("add-br", bridge, "--", "set", "bridge", bridge),
             *("datapath_type=netdev", "fail_mode=standalone", *settings),
             *("--", "add-port", bridge, port),

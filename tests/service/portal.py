@@ -17,7 +17,7 @@ from pamqp.body import ContentBody
 from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
-WITHIN = 10.0
+WITHIN = 60.0
 
 
 @dataclass

@@ -87,13 +87,13 @@ class Rabbit:
 
     def wait(self) -> None:
         """Wait until the broker takes a login."""
-        wait_until(self._answers, "RabbitMQ", timeout=60)
+        wait_until(self._answers, "RabbitMQ", timeout=120)
 
     def stop(self) -> None:
         """Stop the broker in good order: killed, 3.10 loses queues declared a moment ago."""
         process = self._processes.pop()
         process.terminate()
-        process.wait(30)
+        process.wait(90)
 
     def close(self) -> None:
         """Kill everything."""
@@ -102,12 +102,12 @@ class Rabbit:
 
     def _answers(self) -> bool:
         # First a bare connection: the client logs each refusal, and there are many.
-        socket.create_connection(("127.0.0.1", self.port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", self.port), timeout=30).close()
         asyncio.run(self._log_in())
         return True
 
     async def _log_in(self) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             connection = await aiormq.connect(self.url)
             await connection.close()
 

@@ -15,7 +15,7 @@ from ccfd.workflow.runner import progress
 from tests.harness import Harness, lab_settings
 from tests.twins import World
 
-WITHIN = 20.0
+WITHIN = 60.0
 
 
 class Site(Harness):

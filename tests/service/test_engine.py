@@ -28,7 +28,7 @@ async def test_many_slices_pass_through_a_small_pool(database_url: str) -> None:
     async with harness.running():
         for kind, body in life:
             asked = [await harness.send(kind, slice=f"s{number}", **body) for number in range(8)]
-            ended = await asyncio.gather(*(harness.terminal(one, 30) for one in asked))
+            ended = await asyncio.gather(*(harness.terminal(one) for one in asked))
             assert {one["outcome"] for one in ended} == {"succeeded"}
     assert await harness.claims() == NOTHING
     await harness.database.close()

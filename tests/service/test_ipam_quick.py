@@ -124,7 +124,7 @@ async def test_no_plan_of_small_tables_reads_large_ones_whole(database_url: str)
 async def whole_reads(onlooker: Any) -> dict[str, int]:
     """Return how often each table of IPAM was read from one end to the other."""
     others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         # A connection tells what it did when it goes.
         while await onlooker.fetchval(f"{others} AND backend_type = 'client backend'") > 1:
             await asyncio.sleep(0.02)

@@ -10,7 +10,7 @@ from structlog.testing import capture_logs
 from tests.service.cutter import Cut, Cutter
 from tests.service.portal import Portal
 from tests.service.servers import Postgres, Rabbit, SmallDisk
-from tests.service.site import Site
+from tests.service.site import WITHIN, Site
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ async def test_a_queue_deleted_by_hand_comes_back(
     site: Site, portal: Portal, channel: aio_pika.abc.AbstractChannel
 ) -> None:
     await channel.queue_delete("ccfd.events")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WITHIN):
         while site.bus.consuming:
             await asyncio.sleep(0.01)
     await site.until_consuming()
@@ -50,7 +50,7 @@ async def test_a_letter_without_a_queue_makes_its_queue_again(
     await channel.queue_delete("ccfd.dead")
     await portal.send_raw("subnet.create", b"{}")
     queue = await channel.get_queue("ccfd.dead", ensure=False)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN):
         while site.buried == []:
             await asyncio.sleep(0.01)
     letter = await queue.get()
@@ -63,7 +63,7 @@ async def test_a_queue_with_other_arguments_is_told_and_tried_again(
     await channel.declare_queue("ccfd.events", durable=True)
     with capture_logs() as logs:
         async with Site.at(broker.url, database_url) as site, site.running():
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(WITHIN):
                 while not site.bus.problem:
                     await asyncio.sleep(0.01)
             assert "the queue ccfd.events is not as ccfd needs it" in site.bus.problem
@@ -99,7 +99,7 @@ async def test_a_broker_that_restarts_is_found_again_and_all_goes_on(
     async with Portal.opened(broker.url) as portal:
         before = [await portal.send("subnet.create", {"owner": f"a{n}"}) for n in range(20)]
     await asyncio.to_thread(broker.stop)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(WITHIN):
         while site.bus.connected:
             await asyncio.sleep(0.01)
     # What is stored meanwhile is said later.
@@ -132,7 +132,7 @@ async def test_a_connection_that_is_cut_in_the_middle_of_a_publish_loses_nothing
             for request in requests:
                 assert (await portal.terminal(request)).type == "subnet.create.succeeded"
             await site.bus.flush()
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WITHIN):
                 while cutter.cuts or await site.unpublished():
                     await asyncio.sleep(0.05)
     for request in requests:
@@ -152,7 +152,7 @@ async def test_a_full_disk_is_told_and_waited_for(broker: Rabbit, small_disk: Sm
                 await portal.send("subnet.create", {"owner": f"o{n}", "ipcount": 8})
                 for n in range(300)
             ]
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WITHIN):
                 while site.database.is_up:
                     await asyncio.sleep(0.01)
             assert "No space left on device" in site.database.problem
@@ -162,7 +162,7 @@ async def test_a_full_disk_is_told_and_waited_for(broker: Rabbit, small_disk: Sm
             small_disk.make_room()
             for request in requests:
                 assert (await portal.terminal(request)).type == "subnet.create.succeeded"
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(WITHIN):
                 while not site.database.is_up:
                     await asyncio.sleep(0.05)
 
@@ -187,7 +187,7 @@ async def test_after_stop_nothing_is_consumed_and_all_is_published(
 ) -> None:
     await portal.ask("subnet.create", {"owner": "one"})
     site.bus.stop_consuming()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(WITHIN):
         while site.bus.consuming:
             await asyncio.sleep(0.01)
     await portal.send("subnet.create", {"owner": "two"})
@@ -199,6 +199,6 @@ async def test_after_stop_nothing_is_consumed_and_all_is_published(
 async def test_without_a_broker_what_is_said_counts_as_published(database_url: str) -> None:
     async with Site.at("", database_url) as site, site.running():
         await site.ask("subnet.create", owner="demo")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(WITHIN):
             while await site.unpublished():
                 await asyncio.sleep(0.01)

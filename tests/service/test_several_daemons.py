@@ -13,7 +13,7 @@ from ccfd.store import tables
 from ccfd.store.database import DatabaseAway, Transaction
 from ccfd.store.tables import slices
 from ccfd.workflow.lease import LEASE
-from tests.harness import Harness, lab_settings
+from tests.harness import AMPLE, Harness, lab_settings
 from tests.twins import World
 from tests.unit.handlers.test_slice_story import NOTHING, VM
 
@@ -193,7 +193,8 @@ async def test_two_daemons_share_a_hundred_slices_and_do_none_twice(
         assert len({body["result"]["cidr"] for body in made}) == 60
         assert one.ended, "one has done some"
         assert other.ended, "and the other too"
-        assert len(one.ended) + len(other.ended) == 60
+        # They count when it is stored: a moment later.
+        await until(lambda: len(one.ended) + len(other.ended) == 60, AMPLE)
         gone = [await one.send("slice.delete", slice=f"s{n}") for n in range(60)]
         assert {(await one.terminal(r, 60))["outcome"] for r in gone} == {"succeeded"}
     assert one.world.leftovers() == {}

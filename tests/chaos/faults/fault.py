@@ -21,7 +21,7 @@ How = Literal["killed", "stopped", "frozen"]
 
 CCFD = "ccfd"
 STEPS = "ccfd_step_duration_seconds_count"
-WITHIN = 60.0
+WITHIN = 120.0
 
 # Whose order to stop: PostgreSQL's "fast" shutdown ends sessions, its SIGTERM waits for them.
 ORDERLY = {"postgresql": signal.SIGINT, "rabbitmq": signal.SIGTERM}
