@@ -20,6 +20,7 @@ from aiohttp import web
 from ccfd import __version__, pulse
 from ccfd.bus.bus import Bus
 from ccfd.console.consoles import Consoles
+from ccfd.console.old_recordings import OldRecordings
 from ccfd.errors import CcfdError, Refused
 from ccfd.handlers.controller_watch import ControllerWatch
 from ccfd.handlers.effects import effects
@@ -309,6 +310,7 @@ class Daemon:
                         *([("image upkeep", self._upkeep.run())] if self._has_hosts else []),
                         ("event stream", self.stream.run()),
                         ("consoles", self._consoles.run()),
+                        ("old recordings", OldRecordings(self.settings.console).run()),
                         ("bus", self.bus.run()),
                         ("pulse", self.pulse.run(self._ticked)),
                         ("watchdog", watchdog(self.pulse.is_alive)),

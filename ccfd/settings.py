@@ -225,6 +225,8 @@ class Console(Section):
     """Where those files are put; nobody else may read them."""
     recording_mib: Annotated[int, Field(ge=1, le=1048576)] = 256
     """MiB of a session's file at most; then the session ends, and another can be opened."""
+    recording_days: Annotated[int, Field(ge=0)] = 30
+    """Days after which a session's file is removed; 0: never."""
     assets: Path | None = None
     """Where noVNC and xterm.js are; by default `share/ccfd/console` of ccfd's own Python."""
 
