@@ -14,6 +14,7 @@ from yarl import URL
 
 from ccfd.bus.connection import CLOSE_WITHIN, EXPECTED, reason
 from ccfd.cli.guard_probe import guard
+from ccfd.cli.tls_probe import screens
 from ccfd.console.files import Files
 from ccfd.errors import CcfdError, Refused, Transient
 from ccfd.network.commands import CommandError, run
@@ -91,6 +92,8 @@ def _all(settings: Settings, images: ImageSource, hypervisors: Hypervisors) -> l
         probes.append(Probe("node: systemd-run", partial(run_program, "systemd-run", "--version")))
     if any(network.type == 2 for network in settings.network):
         probes.append(Probe("node: way out", partial(way_out, node.external_interface)))
+    if any(host.vnc == "tls" for host in settings.host):
+        probes.append(Probe("console: TLS", partial(screens, settings)))
     return [
         *probes,
         Probe("images", partial(listed, images, settings)),
