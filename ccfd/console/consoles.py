@@ -32,7 +32,7 @@ from ccfd.console.serial import Reader, SerialConsoles, Serials
 from ccfd.console.tickets import Kind
 from ccfd.console.wire import Wire, connect
 from ccfd.errors import CcfdError
-from ccfd.model.screen import Screen
+from ccfd.model.screen import LocalScreen, Screen
 from ccfd.settings import Console
 from ccfd.store.database import Database, DatabaseAway
 from ccfd.store.rounds import rounds
@@ -42,7 +42,7 @@ log = structlog.get_logger()
 LOOK_EVERY = 1.0
 """Seconds between two looks whether a console is to end."""
 TOLD_WITHIN = 2.0
-"""Seconds after which a screen that hung up has its reason in the database, if it has one."""
+"""Seconds after which the database or the host knows why a screen hung up, if there is a reason."""
 
 
 class Screens(Protocol):
@@ -312,12 +312,16 @@ class Consoles:
         )
 
     async def _why_hung_up(self, session: Session) -> Close:
-        """Say what became of the VM, if the database tells it in a moment."""
+        """Say what became of the VM, if the database or the host tells it in a moment."""
         end = self._clock() + TOLD_WITHIN
         while self._clock() < end and not session.end.done():
             found = await self._endings([session.opened.id])
             if found:
                 return found[session.opened.id]
+            # The database follows when all VMs of the slice have stopped: the last one's grace
+            # time later.
+            if await self._is_off(session.opened):
+                return NOT_RUNNING
             await asyncio.sleep(0.2)
         if session.end.done():
             return session.end.result()
@@ -326,6 +330,16 @@ class Consoles:
                 if not await ledger.is_up(session.opened.host, transaction):
                     return HOST_DOWN
         return HUNG_UP
+
+    async def _is_off(self, opened: Opened) -> bool:
+        """Tell whether the VM's host knows that it does not run."""
+        try:
+            screen = await self._screens.find(opened.host, opened.vm)
+        except CcfdError as exc:
+            return exc.code == "invalid_state"
+        if isinstance(screen, LocalScreen):
+            screen.connection.close()
+        return False
 
     async def _endings(self, ids: list[str]) -> dict[str, Close]:
         try:

@@ -13,9 +13,11 @@ import pytest
 from ccfd import settings
 from ccfd.store import migrate
 from ccfd.store.database import Database
+from tests.harness import Harness, lab_settings
 from tests.service.portal import Portal
 from tests.service.servers import RABBIT, Postgres, Rabbit, SmallDisk, need
 from tests.service.site import Site
+from tests.twins import World
 
 TEMPLATE = "template_ccfd"
 
@@ -63,6 +65,17 @@ async def database_url(postgres: Postgres) -> AsyncIterator[str]:
     await postgres.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
     yield postgres.url(name)
     await postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def pair(database_url: str) -> AsyncIterator[tuple[Harness, Harness]]:
+    """Two daemons over the same hosts; nothing runs yet."""
+    world = World()
+    one, other = (Harness(lab_settings(database_url), world) for _ in range(2))
+    await one.prepare()
+    yield one, other
+    await one.database.close()
+    await other.database.close()
 
 
 @pytest.fixture

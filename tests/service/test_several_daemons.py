@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any, NoReturn
 
@@ -13,8 +13,7 @@ from ccfd.store import tables
 from ccfd.store.database import DatabaseAway, Transaction
 from ccfd.store.tables import slices
 from ccfd.workflow.lease import LEASE
-from tests.harness import AMPLE, Harness, lab_settings
-from tests.twins import World
+from tests.harness import AMPLE, Harness
 from tests.unit.handlers.test_slice_story import NOTHING, VM
 
 CROSSED = (("h1", "h2"), ("h2", "h1"))
@@ -35,17 +34,6 @@ class Gate:
             self.reached.set()
             await self.opened.wait()
             self.passed += 1
-
-
-@pytest.fixture
-async def pair(database_url: str) -> AsyncIterator[tuple[Harness, Harness]]:
-    """Two daemons over the same hosts; nothing runs yet."""
-    world = World()
-    one, other = (Harness(lab_settings(database_url), world) for _ in range(2))
-    await one.prepare()
-    yield one, other
-    await one.database.close()
-    await other.database.close()
 
 
 def nowhere() -> NoReturn:

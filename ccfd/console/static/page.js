@@ -12,7 +12,8 @@ const isTouch = matchMedia("(pointer: coarse)").matches;
 const MAY_FOLLOW = new Set([1000, 1006, 1012, 4408, 4409, 4411, 4423, 4429, 4502, 4503, 4507]);
 const FOLLOWS_BY_ITSELF = new Set([1006, 1012]);
 const LONGEST_WAIT = 5000;
-const TRIES = 12;
+// 83 seconds in all: no longer is the ticket good that takes the session up again.
+const TRIES = 20;
 
 let view = null;
 let about = {};

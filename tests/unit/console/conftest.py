@@ -200,17 +200,22 @@ async def run_vm(vm: str, transaction: Transaction) -> None:
 
 
 @pytest.fixture
-async def site(
-    harness: Harness, vnc: Vnc, limits: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Site]:
+def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often, and wait for no reason for long."""
     monkeypatch.setattr(hub, "LOOK_EVERY", 0.05)
     monkeypatch.setattr(hub, "TOLD_WITHIN", 0.5)
+
+
+@asynccontextmanager
+async def serving(
+    harness: Harness, limits: Console, vm: str, screen: Callable[[], Screen]
+) -> AsyncIterator[Site]:
+    """Serve the consoles of a ccfd whose one VM has a *screen*."""
     roles = ("viewer", "portal", "operator")
     settings: Settings = harness.settings.model_copy(
         update={"http": Http(token=tuple(map(token, roles))), "console": limits}
     )
-    metrics, screens = Metrics(Knows()), Screens()
-    serials = Serials()
+    metrics, screens, serials = Metrics(Knows()), Screens({vm: screen}), Serials()
     consoles = Consoles(limits, harness.database, screens, serials, counters=metrics, tls=no_tls)
     api = Api(
         settings,
@@ -223,14 +228,23 @@ async def site(
         problems=dict,
         more=console.routes(consoles, settings),
     )
+    async with (
+        TestClient(TestServer(api.application(None))) as client,
+        asyncio.TaskGroup() as group,
+    ):
+        running = group.create_task(consoles.run())
+        yield Site(harness, client, consoles, screens, serials, metrics, vm)
+        running.cancel()
+
+
+@pytest.fixture
+async def site(
+    harness: Harness, vnc: Vnc, limits: Console, tmp_path: Path, in_a_hurry: None
+) -> AsyncIterator[Site]:
     vm = str(uuid4())
     await harness.database.run(lambda transaction: run_vm(vm, transaction))
     async with (
         vnc.on_socket(tmp_path / "vnc.sock") as screen,
-        TestClient(TestServer(api.application(None))) as client,
-        asyncio.TaskGroup() as group,
+        serving(harness, limits, vm, screen) as site,
     ):
-        screens.vms[vm] = screen
-        running = group.create_task(consoles.run())
-        yield Site(harness, client, consoles, screens, serials, metrics, vm)
-        running.cancel()
+        yield site

@@ -8,7 +8,7 @@ from sqlalchemy import update
 from structlog.testing import capture_logs
 
 from ccfd.console.consoles import Consoles
-from ccfd.errors import Transient
+from ccfd.errors import Refused, Transient
 from ccfd.settings import Console
 from ccfd.store.database import Database
 from ccfd.store.tables import host
@@ -79,6 +79,16 @@ async def test_a_screen_that_hangs_up_is_told_with_its_reason(site: Site, vnc: V
         assert (await closed(socket))[0] == 4502
     async with site.viewer() as socket:
         await asyncio.gather(site.set_state("shutoff"), asyncio.to_thread(lambda: None))
+        vnc.hang_up()
+        assert (await closed(socket))[0] == 4409
+
+
+async def test_a_vm_that_stops_before_the_others_of_its_slice_has_its_reason_told(
+    site: Site, vnc: Vnc
+) -> None:
+    async with site.viewer() as socket:
+        # slice.stop still waits for the others: the database says "running".
+        site.screens.error = Refused("invalid_state", "the VM is off")
         vnc.hang_up()
         assert (await closed(socket))[0] == 4409
 
