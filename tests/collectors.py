@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-SOURCE_IPV4, DESTINATION_IPV4, PACKETS = 8, 12, 2
+SOURCE_IPV4, DESTINATION_IPV4, PACKETS, OBSERVATION_POINT = 8, 12, 2, 138
 """Numbers of information elements (IANA, "IPFIX Entities")."""
 
 Template = list[tuple[int, int]]

@@ -38,6 +38,9 @@ def on_hosts(lab: Lab) -> Traces:
         limits = ["--format=json", "--columns=external_ids,other_config", "list", "QoS"]
         for ids, config in _rows(lab.run(place, ["ovs-vsctl", *limits]).stdout):
             add("limits", place, [f"{dict(ids[1])['ccf-port']} {dict(config[1])['max-rate']}"])
+        told = ["--format=json", "--columns=external_ids", "list", "Flow_Sample_Collector_Set"]
+        for (ids,) in _rows(lab.run(place, ["ovs-vsctl", *told]).stdout):
+            add("limits", place, [f"told of {dict(ids[1])['ccf-port']}"])
         add("namespaces", place, _ours(lab, place, "ip", "netns", "list"))
         links = json.loads(lab.run(place, ["ip", "-json", "link"]).stdout)
         add("links", place, [one["ifname"] for one in links if one["ifname"].startswith("ccf")])

@@ -671,10 +671,11 @@ class LookTwin:
                 mac=port.mac,
                 ip=port.ip,
                 bandwidth=port.bandwidth,
+                export=port.export,
             )
             yield seen
             patch = names.guard_patch(port.vm or "")
-            yield replace(seen, name=patch, vm=None, mac=None, ip=None, bandwidth=None)
+            yield replace(seen, name=patch, vm=None, mac=None, ip=None, bandwidth=None, export=None)
 
     def _host(self, host: str) -> SeenHost:
         world = self._world

@@ -6,13 +6,13 @@ node's bridge and needs no tunnel.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ccfd.errors import Refused
 from ccfd.handlers import tags
 from ccfd.ipam import control
 from ccfd.model import names
-from ccfd.model.network import Bridge, Dhcp, Export, Lease, Namespace, Port, Ports
+from ccfd.model.network import Bridge, Dhcp, Export, Lease, Monitoring, Namespace, Port, Ports
 from ccfd.model.slice import PlannedSlice, PlannedVm
 from ccfd.model.vm import Disk, ImageOnHost, Link, Machine, Start
 from ccfd.settings import Settings
@@ -59,7 +59,7 @@ class Layout:
                     host=switch,
                     slice=planned.name,
                     vni=planned.vni,
-                    ports=(*fixed, *(self._tap(vm) for vm in vms)),
+                    ports=(*fixed, *(self._tap(planned, vm) for vm in vms)),
                     about=about,
                     controller=planned.controller,
                     export=self._export(planned),
@@ -76,7 +76,14 @@ class Layout:
     def _tunnel(self, planned: PlannedSlice, peer: str) -> Port:
         return Port(name=names.tunnel(planned.vni, peer), kind="vxlan", remote_ip=peer)
 
-    def _tap(self, vm: PlannedVm) -> Port:
+    def _told(self, planned: PlannedSlice, vm: PlannedVm) -> Export | None:
+        """Say what the guard tells of a VM: there sFlow could not tell slices apart."""
+        export = self._export(planned)
+        if export is None or export.to.ipfix is None or vm.kind == "controller":
+            return None
+        return replace(export, to=Monitoring(ipfix=export.to.ipfix))
+
+    def _tap(self, planned: PlannedSlice, vm: PlannedVm) -> Port:
         return Port(
             name=names.tap(vm.id),
             kind="system",
@@ -84,6 +91,7 @@ class Layout:
             mac=vm.mac,
             ip=vm.ip,
             bandwidth=vm.bandwidth,
+            export=self._told(planned, vm),
         )
 
     def namespace(self, planned: PlannedSlice) -> Namespace:
@@ -171,7 +179,7 @@ class Layout:
                     host=self.switch_of(vm.host),
                     slice=planned.name,
                     vni=names.CONTROL_VNI if vm.kind == "controller" else planned.vni,
-                    ports=(self._tap(vm),),
+                    ports=(self._tap(planned, vm),),
                 ),
             )
             for vm, machine in zip(chosen, self.machines(planned, chosen), strict=True)

@@ -205,6 +205,8 @@ def _unguarded(network: Bridge | Ports, seen: _Seen) -> str:
             return f"port {port.name} is guarded for another address"
         if found.bandwidth != port.bandwidth:
             return f"port {port.name} has another bandwidth"
+        if found.export != port.export:
+            return f"port {port.name} does not tell collectors what it should"
     if there:
         return f"port {min(there)} is on the guard"
     strays = seen.strays[network.host, network.slice, network.vni]

@@ -9,6 +9,30 @@ from typing import Literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Monitoring:
+    """Who is told what passes a slice's bridges: a collector of sFlow, one of IPFIX, or both.
+
+    Each is `ADDRESS:PORT`, an IPv6 address in brackets; UDP.
+    """
+
+    sflow: str | None = None
+    ipfix: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Export:
+    """What a bridge, or the guard of a VM, tells collectors: one packet of `sampling`, by chance.
+
+    Every `polling` seconds sFlow tells its ports' counters, and IPFIX the flows that it has put
+    together meanwhile.
+    """
+
+    to: Monitoring
+    sampling: int
+    polling: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
     """One port of a slice's bridge; the OVSDB Interface row carries the owner's tags.
 
@@ -16,7 +40,8 @@ class Port:
     row may stand before the link does, the switch picks the link up when it appears. A port with
     `vm` is that VM's tap: it is plugged into the guard (docs/adr/0019), which lets nothing pass to
     the slice's bridge but what comes from `mac` and, where they are given, the IPv4 address `ip`,
-    and no more than `bandwidth` (Mbit/s), which holds for what goes to it as well.
+    and no more than `bandwidth` (Mbit/s), which holds for what goes to it as well. Of what it lets
+    pass from the VM it tells collectors of IPFIX what `export` says.
     """
 
     name: str
@@ -26,6 +51,7 @@ class Port:
     mac: str | None = None
     ip: str | None = None
     bandwidth: int | None = None
+    export: Export | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,30 +73,6 @@ class Controller:
             if ":" in self.address
             else (f"tcp:{self.address}:{self.port}")
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Monitoring:
-    """Who is told what passes a slice's bridges: a collector of sFlow, one of IPFIX, or both.
-
-    Each is `ADDRESS:PORT`, an IPv6 address in brackets; UDP.
-    """
-
-    sflow: str | None = None
-    ipfix: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Export:
-    """What a bridge tells collectors: one packet of `sampling`, by chance.
-
-    Every `polling` seconds sFlow tells its ports' counters, and IPFIX the flows that it has put
-    together meanwhile.
-    """
-
-    to: Monitoring
-    sampling: int
-    polling: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

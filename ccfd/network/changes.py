@@ -11,6 +11,7 @@ from typing import Any
 from ccfd.network.ovsdb import Operation
 from ccfd.network.rows import (
     BridgeRow,
+    CollectorRow,
     ControllerRow,
     ExportRow,
     InterfaceRow,
@@ -30,6 +31,7 @@ CONTROL = "ccf-control"
 GUARD = "ccf-guard"
 IP = "ccf-ip"
 BANDWIDTH = "ccf-bandwidth"
+SAMPLING = "ccf-sampling"
 USE = "ccf-use"
 
 
@@ -55,7 +57,8 @@ class Snapshot:
 
     `taken` are those wanted names that stand outside of this bridge. `fresh` are ports that the
     caller itself inserted or parked since it began: the switch has just opened their links.
-    `qos` are the rows of that table that say that they are of these ports.
+    `qos` and `collectors` are the rows of these tables that say that they are of these ports;
+    `exports` are what the bridge, or these collectors, refer to.
     `whole` tells that all ports of the bridge were read, not only those asked for; else `numbers`
     are those that others have.
     """
@@ -69,6 +72,7 @@ class Snapshot:
     next_cfg: int = 0
     fresh: frozenset[str] = frozenset()
     qos: tuple[QosRow, ...] = ()
+    collectors: tuple[CollectorRow, ...] = ()
     whole: bool = True
     numbers: frozenset[int] = frozenset()
 

@@ -8,13 +8,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from ccfd.model.network import Export, Monitoring
-from ccfd.network.changes import Change
+from ccfd.network.changes import Change, insert, reference, written
 from ccfd.network.rows import ExportRow, to_uuids
 
 HEADER = 128
 """Bytes of a sampled packet that sFlow sends along: all headers, hardly any of what it carries."""
 MOST_FLOWS = 4096
 """Flows that IPFIX puts together at a time, for each bridge."""
+ONCE = {"enable-output-sampling": "false"}
+"""What leaves a bridge has been told when it came: by the bridge, or by the guard."""
 
 Wanted = dict[str, dict[str, Any]]
 
@@ -42,6 +44,7 @@ def rows(wanted: Export | None, vni: int, agent: str) -> Wanted:
             "obs_domain_id": vni,
             "cache_active_timeout": wanted.polling,
             "cache_max_flows": MOST_FLOWS,
+            "other_config": ONCE,
         }
     return found
 
@@ -61,16 +64,15 @@ def attach(wanted: Wanted, present: Iterable[ExportRow], change: Change) -> dict
             columns[table.lower()] = to_uuids([])
             continue
         name = table.lower()
-        change.ops.append(
-            {
-                "op": "insert",
-                "table": table,
-                "uuid-name": name,
-                "row": {**row, "targets": ["set", list(row["targets"])]},
-            }
-        )
-        columns[name] = ["named-uuid", name]
+        columns[name] = insert_row(table, name, row, change)
     return columns
+
+
+def insert_row(table: str, name: str, row: dict[str, Any], change: Change) -> list[str]:
+    """Insert one of `rows`, known by *name* to its transaction; return how it is referred to."""
+    columns = written({**row, "targets": frozenset(row["targets"])})
+    change.ops.append(insert(table, name, columns))
+    return reference(table, name)
 
 
 def read(present: Iterable[ExportRow]) -> Export | None:

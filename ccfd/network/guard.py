@@ -15,7 +15,7 @@ from typing import Any
 from ccfd.errors import Refused
 from ccfd.model import names
 from ccfd.model.network import Bridge, Port, Ports
-from ccfd.network import shaping
+from ccfd.network import samples, shaping
 from ccfd.network.changes import (
     GUARD,
     VM,
@@ -30,8 +30,9 @@ from ccfd.network.changes import (
     written,
 )
 from ccfd.network.controllers import OUT_OF_BAND, attach
+from ccfd.network.ovsdb import Operation
 from ccfd.network.ports import LAST_NUMBER, TAP, Local, Patch, Tap, insert_ports, join_ports
-from ccfd.network.rows import BridgeRow, ControllerRow, to_map, to_uuids
+from ccfd.network.rows import BridgeRow, CollectorRow, ControllerRow, QosRow, to_map, to_uuids
 
 PROTOCOLS = frozenset({"OpenFlow13"})
 PAIRS = LAST_NUMBER // 2
@@ -94,19 +95,20 @@ def make(wanted: Bridge, switch: Switch, seen: SeenGuard, *, bare: bool = False)
     ids = [port.uuid for port in seen.rows.ports if port.name in leaving]
     if ids and seen.rows.bridge is not None:
         change.ops.append(mutate_ports(seen.rows.bridge, "delete", to_uuids(ids)))
-    change.ops += shaping.release(leaving, seen.rows.qos)
+    change.ops += _release(leaving, seen)
     return change
 
 
 def leave(leaving: Collection[str], seen: SeenGuard) -> Change:
     """Take the ports called *leaving* away, and the bridge with the last tap."""
-    change, bridge = Change(shaping.release(leaving, seen.rows.qos)), seen.rows.bridge
+    change, bridge = Change(_release(leaving, seen)), seen.rows.bridge
     if bridge is None or GUARD not in bridge.external_ids:
         return change
     if not seen.taps.keys() - set(leaving):
         rows = [{"name": name} for name in sorted(seen.taps)]
         change.ops += [
             wait("Interface", [IS_TAP], ["name"], rows),
+            samples.release_all(bridge),
             mutate("Open_vSwitch", [], ["bridges", "delete", to_uuids([bridge.uuid])]),
         ]
         return change
@@ -117,15 +119,24 @@ def leave(leaving: Collection[str], seen: SeenGuard) -> Change:
 
 
 def all_of(seen: SeenGuard) -> frozenset[str]:
-    """Name the ports that were seen, also those of which only the limit is left."""
-    limited = {row.external_ids.get(shaping.PORT, "") for row in seen.rows.qos}
-    return frozenset({row.name for row in seen.rows.interfaces} | limited)
+    """Name the ports that were seen, also those of which only what was tagged for them is left."""
+    tagged = {row.external_ids.get(shaping.PORT, "") for row in _tagged(seen)}
+    return frozenset({row.name for row in seen.rows.interfaces} | tagged)
 
 
 def vms_of(seen: SeenGuard) -> frozenset[str]:
     """Return the VMs whose taps were seen."""
     ids = [row.external_ids for row in seen.rows.interfaces]
     return frozenset(one[VM] for one in ids if VM in one)
+
+
+def _tagged(seen: SeenGuard) -> tuple[QosRow | CollectorRow, ...]:
+    return (*seen.rows.qos, *seen.rows.collectors)
+
+
+def _release(leaving: Collection[str], seen: SeenGuard) -> list[Operation]:
+    limits, told = seen.rows.qos, seen.rows.collectors
+    return [*shaping.release(leaving, limits), *samples.release(leaving, told)]
 
 
 def _vms(wanted: Bridge | Ports) -> list[Port]:
@@ -147,6 +158,7 @@ def _rows(ports: list[Port], seen: SeenGuard) -> tuple[Tap | Patch, ...]:
                 ip=port.ip,
                 number=number,
                 bandwidth=port.bandwidth,
+                export=port.export,
             ),
             Patch(name=names.guard_patch(port.vm), peer=names.patch(port.vm), number=patch(number)),
         ]

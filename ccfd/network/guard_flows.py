@@ -9,7 +9,8 @@ its id. See ovs-fields(7) and ovs-ofctl(8), "Flow Syntax".
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ccfd.network.changes import BANDWIDTH, IP, VM
+from ccfd.network import samples
+from ccfd.network.changes import BANDWIDTH, IP, SAMPLING, VM, VNI
 from ccfd.network.guard import patch
 from ccfd.network.ports import MAC, PARKED
 from ccfd.network.rows import InterfaceRow
@@ -21,7 +22,8 @@ COOKIE_DIGITS = 16
 class Guarded:
     """A VM on the guard; `tap` is the number of its tap there. `ip` is None where it may be any.
 
-    `bandwidth` is in Mbit/s; what it sends passes the meter with its tap's number then.
+    `bandwidth` is in Mbit/s; what it sends passes the meter with its tap's number then. Of what it
+    sends collectors are told one packet of `sampling`, as one of network `vni`.
     """
 
     vm: str
@@ -29,6 +31,8 @@ class Guarded:
     mac: str
     ip: str | None
     bandwidth: int | None = None
+    sampling: int | None = None
+    vni: int = 0
 
 
 def guarded(row: InterfaceRow) -> Guarded | None:
@@ -36,13 +40,18 @@ def guarded(row: InterfaceRow) -> Guarded | None:
     vm, mac = row.external_ids.get(VM), row.external_ids.get(MAC)
     if not vm or not mac or row.ofport_request is None:
         return None
-    bandwidth = row.external_ids.get(BANDWIDTH, "")
+    bandwidth, sampling, vni = (
+        int(text) if text.isdecimal() else None
+        for text in (row.external_ids.get(key, "") for key in (BANDWIDTH, SAMPLING, VNI))
+    )
     return Guarded(
         vm=vm,
         tap=row.ofport_request & ~PARKED,
         mac=mac,
         ip=row.external_ids.get(IP),
-        bandwidth=int(bandwidth) if bandwidth.isdecimal() else None,
+        bandwidth=bandwidth,
+        sampling=sampling,
+        vni=vni or 0,
     )
 
 
@@ -55,6 +64,8 @@ def flows(vm: Guarded) -> frozenset[str]:
     """List the VM's flows, in the very words of `ovs-ofctl --no-names --no-stats dump-flows`."""
     port, own = f"in_port={vm.tap}", f"in_port={vm.tap},dl_src={vm.mac}"
     out = f"output:{patch(vm.tap)}"
+    if vm.sampling:
+        out = f"{samples.action(vm.tap, vm.vni, vm.sampling)},{out}"
     if vm.bandwidth is not None:
         out = f"meter:{vm.tap},{out}"
     source, sender = (f",nw_src={vm.ip}", f",arp_spa={vm.ip}") if vm.ip else ("", "")

@@ -14,14 +14,15 @@ from typing import Any
 
 from ccfd.errors import Refused
 from ccfd.model import names
-from ccfd.model.network import Bridge, Port, Ports
-from ccfd.network import shaping
+from ccfd.model.network import Bridge, Export, Port, Ports
+from ccfd.network import samples, shaping
 from ccfd.network.changes import (
     BANDWIDTH,
     GUARD,
     HOST,
     IFINDEX,
     IP,
+    SAMPLING,
     SLICE,
     VM,
     VNI,
@@ -58,7 +59,8 @@ class Local:
 class Tap:
     """A VM's tap, on the guard, which knows it by `number`.
 
-    `ip` is None where it may have any, `bandwidth` (Mbit/s each way) where there is no limit.
+    `ip` is None where it may have any, `bandwidth` (Mbit/s each way) where there is no limit,
+    `export` where nobody is told what it sends.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Tap:
     ip: str | None
     number: int
     bandwidth: int | None = None
+    export: Export | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +119,7 @@ def join_ports(
     for port in ports:
         if port not in missing:
             _correct_port(wanted, switch, seen, port, interfaces[port.name], change=change)
-            wrong = _limit(wanted, port, present[port.name], seen, change)
+            wrong = _watch(wanted, port, present[port.name], seen, change)
             if wrong:
                 change.ops.append(update("Port", present[port.name].uuid, wrong))
     if missing:
@@ -150,7 +153,7 @@ def insert_ports(
             columns["ofport_request"] = numbers.of(port)
             change.opened.add(port.name)
         outer = {"name": port.name, "interfaces": reference("Interface", port.name)}
-        outer |= _limit(wanted, port, None, seen, change)
+        outer |= _watch(wanted, port, None, seen, change)
         change.ops += [
             insert("Interface", port.name, {"name": port.name, **columns}),
             insert("Port", port.name, outer),
@@ -159,13 +162,14 @@ def insert_ports(
     return references
 
 
-def _limit(
+def _watch(
     wanted: Bridge | Ports, port: Row, present: PortRow | None, seen: Snapshot, change: Change
 ) -> dict[str, Any]:
-    """Have what keeps a VM to its bandwidth; return what its Port row must be set to."""
+    """Have what keeps a VM to its bandwidth, and tells of it; return what its Port row must be."""
     if not isinstance(port, Tap):
         return {}
     tags = shaping.tags(port.name, port.vm, wanted.slice, wanted.vni, wanted.host)
+    samples.tell(port.export, tags, port.number, seen, change)
     return shaping.shape(tags, port.bandwidth, present, seen.qos, change)
 
 
@@ -199,7 +203,7 @@ def _interface_columns(
     if isinstance(port, Local):
         return {"type": "internal"} | ({} if port.mtu is None else {"mtu_request": port.mtu})
     ids = dict(present.external_ids) if present else {}
-    for key in (GUARD, VM, IP, BANDWIDTH, IFACE_ID, MAC):
+    for key in (GUARD, VM, IP, BANDWIDTH, SAMPLING, IFACE_ID, MAC):
         ids.pop(key, None)
     ids |= {HOST: wanted.host} | ({SLICE: wanted.slice} if wanted.slice else {})
     if isinstance(port, Tap) or (isinstance(port, Patch) and port.number is not None):
@@ -211,6 +215,7 @@ def _interface_columns(
         ids |= {} if port.mac is None else {MAC: port.mac}
         ids |= {} if port.ip is None else {IP: port.ip}
         ids |= {} if port.bandwidth is None else {BANDWIDTH: str(port.bandwidth)}
+        ids |= {} if port.export is None else {SAMPLING: str(port.export.sampling)}
         return {"type": "system", "options": {}, "external_ids": ids}
     options: dict[str, str] = {}
     if port.kind == "vxlan":

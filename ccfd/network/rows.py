@@ -32,8 +32,10 @@ EXPORT_COLUMNS = {
         "obs_domain_id",
         "cache_active_timeout",
         "cache_max_flows",
+        "other_config",
     ],
 }
+COLLECTOR_COLUMNS = ["_uuid", "id", "bridge", "ipfix", "external_ids"]
 CONTROLLER_COLUMNS = [
     "_uuid",
     "target",
@@ -89,11 +91,22 @@ class ControllerRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportRow:
-    """A row of `table` (sFlow or IPFIX), by its columns; `targets` is in order."""
+    """A row of `table` (sFlow or IPFIX), by its columns; `targets` is in order, maps are dicts."""
 
     uuid: str
     table: str
     columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectorRow:
+    """A row of table Flow_Sample_Collector_Set; `bridge` and `ipfix` are row ids."""
+
+    uuid: str
+    id: int
+    bridge: str
+    ipfix: str | None
+    external_ids: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +177,20 @@ def export_row(table: str, row: Mapping[str, Any]) -> ExportRow:
     """Read a row of *table* with its EXPORT_COLUMNS."""
     columns = {name: as_optional(row[name]) for name in EXPORT_COLUMNS[table] if name != "_uuid"}
     columns["targets"] = tuple(sorted(_members(row["targets"])))
+    if "other_config" in row:
+        columns["other_config"] = as_map(row["other_config"])
     return ExportRow(uuid=row["_uuid"][1], table=table, columns=columns)
+
+
+def collector_row(row: Mapping[str, Any]) -> CollectorRow:
+    """Read a row with COLLECTOR_COLUMNS, without what it exports."""
+    return CollectorRow(
+        uuid=row["_uuid"][1],
+        id=row["id"],
+        bridge=row["bridge"][1],
+        ipfix=next(iter(as_uuids(row["ipfix"])), None),
+        external_ids=as_map(row["external_ids"]),
+    )
 
 
 def port_row(row: Mapping[str, Any]) -> PortRow:

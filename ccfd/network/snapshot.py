@@ -6,24 +6,27 @@ from typing import Any
 
 from ccfd.model import names
 from ccfd.model.network import Bridge, Export, Port, Ports
-from ccfd.network import control, exports, guard, shaping
+from ccfd.network import control, exports, guard, samples, shaping
 from ccfd.network.changes import ABOUT, GUARD, HOST, IP, SLICE, VM, VNI, Snapshot
 from ccfd.network.guard import SeenGuard
 from ccfd.network.ovsdb import DATABASE, Operation, Ovsdb, Result
 from ccfd.network.ports import MAC, PARKED, TAP
 from ccfd.network.rows import (
     BRIDGE_COLUMNS,
+    COLLECTOR_COLUMNS,
     CONTROLLER_COLUMNS,
     EXPORT_COLUMNS,
     INTERFACE_COLUMNS,
     PORT_COLUMNS,
     QOS_COLUMNS,
     BridgeRow,
+    CollectorRow,
     ControllerRow,
     ExportRow,
     InterfaceRow,
     PortRow,
     bridge_row,
+    collector_row,
     controller_row,
     export_row,
     interface_row,
@@ -34,6 +37,8 @@ from ccfd.network.rows import (
 )
 
 _NO_PORTS = [column for column in BRIDGE_COLUMNS if column != "ports"]
+_OF_PORTS = (("QoS", QOS_COLUMNS), (samples.TABLE, COLLECTOR_COLUMNS))
+"""Tables with rows that are tagged with the port that they are of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +64,7 @@ class SeenPort:
     """An interface with a tag of ours, whichever bridge it is on (None: on none of `bridges`).
 
     `host` is whose it is, where several hosts share the switch. Of one on the guard `vni` is its
-    network's; `mac` and `ip` are what its VM is known by there.
+    network's; `mac` and `ip` are what its VM is known by there, `export` is what is told of it.
     """
 
     name: str
@@ -74,11 +79,12 @@ class SeenPort:
     mac: str | None = None
     ip: str | None = None
     bandwidth: int | None = None
+    export: Export | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SeenStray:
-    """A row that limits nothing any more: the `port` that it says it is of does not refer to it."""
+    """A row that limits, or tells of, nothing any more: not the `port` that it says it is of."""
 
     port: str
     slice: str
@@ -198,9 +204,11 @@ async def read_guard(
     vms = [port.vm for port in target.ports if port.vm is not None]
     mine = _tagged({SLICE: target.slice, VNI: str(target.vni), HOST: target.host})
     named = _by_name([name for port in target.ports for name in _on_guard(port)])
-    limits = [_select("QoS", [_tagged({VM: vm})], QOS_COLUMNS) for vm in vms]
+    limits = [
+        _select(table, [_tagged({VM: vm})], columns) for vm in vms for table, columns in _OF_PORTS
+    ]
     of_network = [
-        _select("QoS", [mine], QOS_COLUMNS),
+        *(_select(table, [mine], columns) for table, columns in _OF_PORTS),
         _select("Interface", [guard.IS_TAP, mine], INTERFACE_COLUMNS),
     ]
     bridges, *rest = await db.transact(
@@ -225,6 +233,10 @@ async def read_guard(
     controllers = await _by_id(
         db, "Controller", bridge.controllers if bridge else (), CONTROLLER_COLUMNS
     )
+    # One may be found by its VM and by its network.
+    collectors = {row.uuid: row for one in limited[1::2] for row in map(collector_row, one["rows"])}
+    told = {row.ipfix for row in collectors.values() if row.ipfix is not None}
+    exported = await _by_id(db, "IPFIX", told, EXPORT_COLUMNS["IPFIX"])
     taps = {row.name: row.ofport_request for row in interfaces if _is_tap(row)}
     missing = {port.name for port in target.ports if port.vm is not None} - taps.keys()
     if others or missing or (taps and not vms):
@@ -238,10 +250,13 @@ async def read_guard(
             interfaces=interfaces,
             controllers=tuple(controller_row(row) for row in controllers),
             taken=taken,
-            # One may be found by its VM and by its network.
+            exports=tuple(export_row("IPFIX", row) for row in exported),
             qos=tuple(
-                {row["_uuid"][1]: qos_row(row) for one in limited for row in one["rows"]}.values()
+                {
+                    row.uuid: row for one in limited[::2] for row in map(qos_row, one["rows"])
+                }.values()
             ),
+            collectors=tuple(collectors.values()),
             whole=False,
         ),
         taps={name: n & ~PARKED for name, n in taps.items() if isinstance(n, int)},
@@ -390,7 +405,7 @@ async def read_inventory(db: Ovsdb) -> Inventory:
             _select("Port", [], PORT_COLUMNS),
             _select("Interface", [], INTERFACE_COLUMNS),
             _select("Controller", [], CONTROLLER_COLUMNS),
-            _select("QoS", [], QOS_COLUMNS),
+            *(_select(table, [], columns) for table, columns in _OF_PORTS),
             *(_select(table, [], columns) for table, columns in EXPORT_COLUMNS.items()),
         ]
     )
@@ -400,6 +415,7 @@ async def read_inventory(db: Ovsdb) -> Inventory:
         interfaces_result,
         controllers_result,
         qos_result,
+        collectors_result,
         *exports_results,
     ) = results
     exported: dict[str, ExportRow] = {
@@ -412,8 +428,11 @@ async def read_inventory(db: Ovsdb) -> Inventory:
     ports = [port_row(row) for row in ports_result["rows"]]
     bridge_of_port = {uuid: bridge.name for bridge in bridges for uuid in bridge.ports}
     bridge_of = {uuid: bridge_of_port.get(port.uuid) for port in ports for uuid in port.interfaces}
+    interfaces = sorted(map(interface_row, interfaces_result["rows"]), key=lambda row: row.name)
     limits = {row.uuid: row for row in map(qos_row, qos_result["rows"])}
     limit_of = {port.name: limits.get(port.qos or "") for port in ports}
+    collectors = [collector_row(row) for row in collectors_result["rows"]]
+    told_of = _told_of(collectors, interfaces)
     return Inventory(
         bridges=tuple(
             SeenBridge(
@@ -444,10 +463,13 @@ async def read_inventory(db: Ovsdb) -> Inventory:
                 mac=row.external_ids.get(MAC),
                 ip=row.external_ids.get(IP),
                 bandwidth=shaping.bandwidth_of(limit_of.get(row.name)),
+                export=exports.read(
+                    exported[one.ipfix]
+                    for one in (told_of.get(row.name),)
+                    if one is not None and one.ipfix in exported
+                ),
             )
-            for row in sorted(
-                map(interface_row, interfaces_result["rows"]), key=lambda row: row.name
-            )
+            for row in interfaces
             if SLICE in row.external_ids
         ),
         control=next(
@@ -460,11 +482,25 @@ async def read_inventory(db: Ovsdb) -> Inventory:
                 host=row.external_ids.get(HOST),
                 vni=_number(row.external_ids.get(VNI)),
             )
-            for row in limits.values()
+            for of_port, rows in ((limit_of, limits.values()), (told_of, collectors))
+            for row in rows
             if {SLICE, shaping.PORT} <= row.external_ids.keys()
-            and limit_of.get(row.external_ids[shaping.PORT]) != row
+            and of_port.get(row.external_ids[shaping.PORT]) != row
         ),
     )
+
+
+def _told_of(
+    collectors: Iterable[CollectorRow], interfaces: Iterable[InterfaceRow]
+) -> dict[str, CollectorRow]:
+    """Return the rows that tell of taps, by the taps' names."""
+    numbers = {row.name: row.ofport_request for row in interfaces if _is_tap(row)}
+    return {
+        name: row
+        for row in collectors
+        for name in (row.external_ids.get(shaping.PORT, ""),)
+        if (numbers.get(name) or 0) & ~PARKED == row.id
+    }
 
 
 def _control(

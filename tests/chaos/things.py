@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ccfd.model import names
+from ccfd.network import samples, shaping
 from ccfd.network.dhcp_files import HOSTS
 from tests import traces
 from tests.lab import Lab
@@ -18,8 +19,8 @@ from tests.twins import World
 Things = dict[str, set[str]]
 KINDS = (
     *("domains", "bridges", "ports", "namespaces", "leases", "servers", "volumes"),
-    # Which bridges dial whom and tell whom, which slices are on the control network, whose
-    # flows the guards have, and how fast they may be.
+    # Which bridges dial whom, and which bridges and taps tell whom; which slices are on the
+    # control network; whose flows the guards have, and how fast they may be.
     *("targets", "told", "uses", "flows", "limits"),
 )
 
@@ -55,6 +56,12 @@ def expected(slices: Iterable[dict[str, Any]], tunnel_ips: Mapping[str, str]) ->
                 found["leases"].add(f"{node}: {vm['mac']} {vm['ip']} {vm['name']}")
         places = {node, *tenants}
         found["told"] |= _at(places, vni, _collectors(one))
+        found["told"] |= {
+            f"{vm['host']}: {names.tap(vm['vm'])} {told}"
+            for vm in held
+            for told in _collectors(one)
+            if vm["kind"] == "slice" and told.startswith("ipfix")
+        }
         dialled = one["controller"]
         if dialled is not None:
             target = f"tcp:{dialled['address']}:{dialled['port']}"
@@ -138,6 +145,12 @@ def of_twins(world: World) -> Things:
             for (host, vni), export in world.exports.items()
             for kind, to in asdict(export.to).items()
             if to is not None
+        }
+        | {
+            f"{host}: {tap} ipfix {port.export.to.ipfix}"
+            for host, taps in world.guards.items()
+            for tap, port in taps.items()
+            if port.export is not None
         },
         "uses": {f"{host}: {name}" for host, uses in world.controls.items() for _, name in uses},
         "servers": {f"{names.NODE}: {vni}" for vni in {**world.dhcp, **world.dhcp_files}},
@@ -205,7 +218,7 @@ def _flows(lab: Lab) -> Iterator[str]:
 
 
 def _told(lab: Lab) -> Iterator[str]:
-    """List which of ccf's bridges tell which collectors."""
+    """List which of ccf's bridges and taps tell which collectors."""
     for place in (*lab.layout.compute, names.NODE):
         for table in ("sFlow", "IPFIX"):
             targets = {uuid[1]: to for uuid, to in _rows(lab, place, table, "_uuid,targets")}
@@ -213,6 +226,8 @@ def _told(lab: Lab) -> Iterator[str]:
                 # A bridge without one has an empty set there.
                 if name.startswith(names.PREFIX) and row:
                     yield f"{place}: {name} {table.lower()} {targets[row]}"
+        for ids, (_, row) in _rows(lab, place, samples.TABLE, "external_ids,ipfix"):
+            yield f"{place}: {dict(ids[1])[shaping.PORT]} ipfix {targets[row]}"
 
 
 def _rows(lab: Lab, place: str, table: str, columns: str) -> list[Any]:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
+from ipaddress import ip_address
 
 from ccfd.model import names
 from ccfd.model.network import Controller, Export, Monitoring, Port
@@ -15,7 +16,7 @@ from ccfd.network import Fabric
 from ccfd.network.mirror import WatchedPort
 from ccfd.network.monitor import Monitor, News
 from ccfd.settings import Settings
-from tests.collectors import PACKETS, Collector
+from tests.collectors import OBSERVATION_POINT, PACKETS, SOURCE_IPV4, Collector
 from tests.host.test_network import (
     Guest,
     Switch,
@@ -140,8 +141,13 @@ async def test_collectors_get_samples_and_flows_until_the_slice_has_none(
             sflow=f"172.20.0.1:{collector.sflow_port}", ipfix=f"172.20.0.1:{collector.ipfix_port}"
         )
         # The other is no VM's, so its port is on the slice's own bridge, as a namespace's leg is.
+        of_vm = Export(to=Monitoring(ipfix=told.ipfix), sampling=2, polling=1)
         wanted = bridge(link(10), Port(name=two.name, kind="system"))
-        watched = replace(wanted, export=Export(to=told, sampling=2, polling=1))
+        watched = replace(
+            wanted,
+            export=replace(of_vm, to=told),
+            ports=(replace(wanted.ports[0], export=of_vm), wanted.ports[1]),
+        )
         await fabric.make(watched)
         (seen,) = (await fabric.inventory(names.NODE)).bridges
         assert seen.export == watched.export
@@ -174,6 +180,67 @@ async def test_collectors_get_samples_and_flows_until_the_slice_has_none(
     await fabric.make(watched)
     await fabric.remove(watched)
     assert switch.vsctl("list", "sflow") + switch.vsctl("list", "ipfix") == ""
+
+
+async def test_ipfix_tells_what_vms_of_one_host_send_each_other_and_sflow_does_not(
+    fabric: Fabric, switch: Switch, guests: tuple[Guest, Guest]
+) -> None:
+    one, two = guests
+    for guest in guests:
+        guest.start()
+    with contextlib.closing(Collector("172.20.0.1")) as collector:
+        sflow, ipfix = (
+            f"172.20.0.1:{port}" for port in (collector.sflow_port, collector.ipfix_port)
+        )
+        told = Export(to=Monitoring(ipfix=ipfix), sampling=1, polling=1)
+        wanted = bridge(link(10), link(11))
+        watched = replace(
+            wanted,
+            export=replace(told, to=Monitoring(sflow=sflow, ipfix=ipfix)),
+            ports=tuple(replace(port, export=told) for port in wanted.ports),
+        )
+        await fabric.make(wanted)
+        await fabric.make(watched)
+        seen = await fabric.inventory(names.NODE)
+        taps = {port.name: port.export for port in seen.ports if port.vm is not None}
+        assert taps == {one.name: told, two.name: told}
+        assert seen.strays == ()
+        changes = switch.vsctl("get", "open_vswitch", ".", "next_cfg")
+        await fabric.make(watched)
+        assert switch.vsctl("get", "open_vswitch", ".", "next_cfg") == changes
+        (guarding,) = fabric.guards
+        assert await guarding.restore() == (0, 0), "flows are listed as they were set"
+        there, back = (one.address, two.address), (two.address, one.address)
+
+        def has_come() -> bool:
+            collector.look()
+            return {there, back} <= collector.ipfix.flows() and len(collector.sflows) > 0
+
+        with pinging(one, two):
+            await until(has_come)
+        assert collector.ipfix.domains == {1001}
+        points = {
+            (str(ip_address(record[SOURCE_IPV4])), int.from_bytes(record[OBSERVATION_POINT]))
+            for record in collector.ipfix.records
+            if SOURCE_IPV4 in record
+        }
+        points = {(source, point) for source, point in points if source in there}
+        numbers = {(one.address, int(switch.interface(one.name, "ofport"))) for one in guests}
+        assert points == numbers, "each packet is told of once, where it was sent"
+        assert not {there, back} & collector.sampled(), "sFlow tells of bridges only"
+
+    # A set that lost its port is found by its tag; the guard goes though sets refer to it.
+    switch.vsctl("del-port", names.GUARD, one.name)
+    assert [stray.port for stray in (await fabric.inventory(names.NODE)).strays] == [one.name]
+    await fabric.make(watched)
+    assert (await fabric.inventory(names.NODE)).strays == ()
+    await fabric.make(wanted)
+    assert switch.vsctl("list", "flow_sample_collector_set") + switch.vsctl("list", "ipfix") == ""
+    assert "sample" not in switch.ofctl("dump-flows")
+    await fabric.make(watched)
+    await fabric.remove(watched)
+    assert switch.vsctl("list", "flow_sample_collector_set") + switch.vsctl("list", "ipfix") == ""
+    assert names.GUARD not in switch.vsctl("--columns=name", "list", "bridge")
 
 
 def seen_controllers(watch: Watch) -> list[tuple[str, bool]]:

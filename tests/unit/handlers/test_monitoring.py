@@ -1,5 +1,6 @@
 """A slice's collectors: its bridges tell them, hosts tell of them, the sweep puts them back."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,3 +112,34 @@ def test_nothing_is_no_monitoring_and_null_is_said_for_all_of_it_only() -> None:
         with pytest.raises(ValidationError):
             Asked.model_validate(said)
     assert SliceUpdate.model_validate({"slice": "demo", "monitoring": None}).monitoring is None
+
+
+async def test_ipfix_is_told_of_what_each_vm_sends_also_of_one_that_comes_later(
+    harness: Harness,
+) -> None:
+    def told() -> list[Export | None]:
+        return [port.export for taps in harness.world.guards.values() for port in taps.values()]
+
+    of_vms = replace(TOLD, to=Monitoring(ipfix=BOTH["ipfix"]))
+    async with harness.running():
+        await make(harness, monitoring=BOTH, controller={"image": "tiny"})
+        assert sorted(map(str, told())) == sorted(map(str, [None, of_vms, of_vms]))
+        vm = {"name": "late", "host": "h2", "image": "tiny", "flavor": "tiny"}
+        assert (await harness.ask("vm.create", slice="demo", **vm))["outcome"] == "succeeded"
+        assert told().count(of_vms) == 3
+        await harness.ask("slice.update", slice="demo", monitoring={"sflow": BOTH["sflow"]})
+        assert set(told()) == {None}
+
+
+async def test_the_sweep_puts_back_whom_a_guard_tells(harness: Harness) -> None:
+    sweep = Sweep(harness)
+    async with harness.running():
+        await make(harness, monitoring=BOTH)
+        taps = harness.world.guards["h1"]
+        (name,) = taps
+        taps[name] = replace(taps[name], export=None)
+        done = await sweep.apply()
+        assert [one["why"] for one in done["repairs"]] == [
+            f"port {name} does not tell collectors what it should"
+        ]
+        assert harness.world.guards["h1"][name].export is not None

@@ -8,7 +8,7 @@ import pytest
 from ccfd.model.network import Bridge, Export, Monitoring
 from ccfd.network import bridges, exports
 from ccfd.network.changes import Change, Snapshot, Switch
-from ccfd.network.rows import ExportRow, export_row
+from ccfd.network.rows import ExportRow, export_row, to_map
 from tests.unit.network.test_bridges import SEEN, SWITCH, WANTED
 
 SFLOW, IPFIX = "198.51.100.8:6343", "[2001:db8::9]:4739"
@@ -27,6 +27,7 @@ IPFIX_ROW = {
     "obs_domain_id": 1001,
     "cache_active_timeout": 20,
     "cache_max_flows": 4096,
+    "other_config": {"enable-output-sampling": "false"},
 }
 ROWS = (
     ExportRow(uuid="s", table="sFlow", columns=SFLOW_ROW),
@@ -50,8 +51,15 @@ def test_a_bridge_gets_its_rows_in_the_transaction_that_makes_or_changes_it(
     inserted, columns = told(WATCHED, SWITCH, seen)
     assert [op["table"] for op in inserted] == ["sFlow", "IPFIX"]
     assert inserted[0]["row"] == {**SFLOW_ROW, "targets": ["set", [SFLOW]]}
-    assert inserted[1]["row"] == {**IPFIX_ROW, "targets": ["set", [IPFIX]]}
-    assert columns == {"sflow": ["named-uuid", "sflow"], "ipfix": ["named-uuid", "ipfix"]}
+    assert inserted[1]["row"] == {
+        **IPFIX_ROW,
+        "targets": ["set", [IPFIX]],
+        "other_config": to_map({"enable-output-sampling": "false"}),
+    }
+    assert columns == {
+        "sflow": ["named-uuid", "sFlow_sflow"],
+        "ipfix": ["named-uuid", "IPFIX_ipfix"],
+    }
 
 
 def test_what_is_so_already_is_left() -> None:
@@ -72,7 +80,7 @@ def test_what_differs_is_replaced(column: str, value: object) -> None:
     row = replace(ROWS[0], columns={**SFLOW_ROW, column: value})
     inserted, columns = told(WATCHED, SWITCH, replace(SEEN, exports=(row, ROWS[1])))
     assert [op["row"]["agent"] for op in inserted] == ["192.0.2.1"]
-    assert columns == {"sflow": ["named-uuid", "sflow"]}
+    assert columns == {"sflow": ["named-uuid", "sFlow_sflow"]}
 
 
 def test_what_a_bridge_tells_is_read_from_its_rows() -> None:

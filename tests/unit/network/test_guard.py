@@ -151,8 +151,11 @@ def test_a_guard_that_somebody_opened_is_secure_again_and_listens_where_it_shall
 
 def test_the_last_tap_takes_the_bridge_along_if_it_still_is_the_last() -> None:
     change = guard.leave(guard.all_of(ALONE), ALONE)
-    wait, gone = change.ops
+    wait, told, gone = change.ops
     assert wait["rows"] == [{"name": TAP.name}]
+    # Whatever else refers to the bridge would keep its row.
+    assert told["table"] == "Flow_Sample_Collector_Set"
+    assert told["where"] == [["bridge", "==", ["uuid", "g"]]]
     assert gone["mutations"] == [["bridges", "delete", ["set", [["uuid", "g"]]]]]
     others = guard.leave(guard.all_of(SEEN), SEEN)
     assert others.ops[-1]["mutations"] == [

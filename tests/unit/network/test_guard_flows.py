@@ -85,6 +85,25 @@ def test_a_taps_row_says_all_of_it(number: int) -> None:
     assert guard_flows.guarded(replace(row, ofport_request=None)) is None
 
 
+def test_of_what_a_watched_vm_sends_and_may_collectors_are_told() -> None:
+    watched = replace(VM, sampling=64, vni=1001)
+    sample = (
+        "sample(probability=1023,collector_set_id=40,obs_domain_id=1001,obs_point_id=40,"
+        "sampling_port=40,ingress)"
+    )
+    assert matched(watched, f"{sample},output:41") == matched(VM, "output:41")
+    assert matched(watched, "output:40") == {"in_port=41"}
+    limited = replace(watched, bandwidth=10)
+    assert matched(limited, f"meter:40,{sample},output:41") == matched(VM, "output:41")
+    every = replace(watched, sampling=1)
+    assert all("sample" not in one or "=65535," in one for one in guard_flows.flows(every))
+    seldom = replace(watched, sampling=1_000_000)
+    assert all("sample" not in one or "probability=1," in one for one in guard_flows.flows(seldom))
+    ids = {"ccf-vm": VM.vm, "attached-mac": VM.mac, "ccf-sampling": "64", "ccf-vni": "1001"}
+    row = InterfaceRow(uuid="i", name="ccf-0", external_ids=ids, ofport_request=40)
+    assert guard_flows.guarded(row) == replace(watched, ip=None)
+
+
 def test_what_a_vm_with_a_bandwidth_sends_passes_its_meter() -> None:
     limited = replace(VM, bandwidth=10)
     assert matched(limited, "meter:40,output:41") == matched(VM, "output:41")
