@@ -11,15 +11,24 @@ import aio_pika
 import pytest
 
 from ccfd import settings
-from ccfd.store import migrate
+from ccfd.store import database, migrate
 from ccfd.store.database import Database
-from tests.harness import Harness, lab_settings
+from tests.harness import AMPLE, Harness, lab_settings
 from tests.service.portal import Portal
 from tests.service.servers import RABBIT, Postgres, Rabbit, SmallDisk, need
 from tests.service.site import Site
 from tests.twins import World
 
 TEMPLATE = "template_ccfd"
+
+
+@pytest.fixture(autouse=True)
+def _no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody give up on a database that is only slow, as on a busy machine, or shared by many.
+
+    The product gives up soon, and tries again; what a test asks of the database itself is not.
+    """
+    monkeypatch.setattr(database, "CONNECT_TIMEOUT", AMPLE)
 
 
 @pytest.fixture(scope="session")
@@ -53,9 +62,9 @@ def postgres() -> Iterator[Postgres]:
 
 async def _make_template(server: Postgres) -> None:
     await server.execute(f"CREATE DATABASE {TEMPLATE}")
-    database = Database(settings.Database(url=server.url(TEMPLATE)))
-    await migrate.upgrade(database)
-    await database.close()
+    template = Database(settings.Database(url=server.url(TEMPLATE)))
+    await migrate.upgrade(template)
+    await template.close()
 
 
 @pytest.fixture
