@@ -84,6 +84,14 @@ class Change:
     ops: list[Operation] = field(default_factory=list)
     opened: set[str] = field(default_factory=set)
 
+    @property
+    def notes_only(self) -> bool:
+        """Tell whether it is nothing, or only `external_ids`, which ovs-vswitchd does not read."""
+        return all(
+            op["op"] == "wait" or (op["op"] == "update" and op["row"].keys() == {"external_ids"})
+            for op in self.ops
+        )
+
     def and_also(self, other: "Change") -> "Change":
         """Return both as one transaction."""
         return Change([*self.ops, *other.ops], self.opened | other.opened)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
@@ -11,17 +11,21 @@ import structlog
 
 from ccfd.errors import Refused, Transient
 from ccfd.model import names
-from ccfd.model.network import Bridge, BridgeChange, Control, Port, Ports
+from ccfd.model.network import Bridge, BridgeChange, Control, Ports
 from ccfd.network import bridges, control, external, guard, openflow, shaping
 from ccfd.network.changes import Change, Snapshot, Switch, with_fresh
 from ccfd.network.guard import SeenGuard
 from ccfd.network.guarding import Guarding
 from ccfd.network.ovsdb import OperationError, Ovsdb
+from ccfd.network.ports import is_unsettled
+from ccfd.network.rows import InterfaceRow
 from ccfd.network.snapshot import (
     Inventory,
+    has_bridge,
     read_bridge,
     read_down,
     read_guard,
+    read_interfaces,
     read_inventory,
     read_named,
     read_ports,
@@ -106,27 +110,33 @@ class Fabric:
         )
 
     async def make(self, bridge: Bridge) -> None:
-        """Make the slice's bridge carry exactly its ports (and its own local one)."""
-        await self._make(bridge)
+        """Make the slice's bridge carry exactly its ports (and its own local one).
 
-    async def _make(self, bridge: Bridge, *, bare: bool = False) -> None:
+        As a rule it does not stand, so that is what is tried first; where it does, the database
+        refuses a transaction that begins with a `wait` for no such bridge.
+        """
+        await self._make(bridge, guess=partial(_guess_nothing, self._place(bridge.host), bridge))
+
+    async def _make(
+        self, bridge: Bridge, *, guess: Looking | None = None, bare: bool = False
+    ) -> None:
         place = self._place(bridge.host)
 
         def decide(seen: Seen) -> Change:
             own = bridges.make(bridge, place.switch, seen.rows)
             return own.and_also(guard.make(bridge, place.switch, seen.guard, bare=bare))
 
-        _, seen = await self._converge(place, bridge, partial(_look_at_all, place, bridge), decide)
-        _check_tunnels(bridge.host, _tunnels(bridge.ports), seen.rows)
-        await place.guarding.set(seen.guard.rows.interfaces)
+        looks = partial(_look_at_all, place, bridge)
+        await self._converge(place, bridge, looks, decide, guess=guess)
+        await self._settle(place, bridge)
 
     async def change(self, change: BridgeChange) -> None:
         """Make a bridge what it shall become."""
-        await self.make(change.after)
+        await self._make(change.after)
 
     async def change_back(self, change: BridgeChange) -> None:
         """Make it what it was."""
-        await self.make(change.before)
+        await self._make(change.before)
 
     async def remove(self, bridge: Bridge) -> None:
         """Remove the slice's bridge with all its ports; another slice's bridge is left alone."""
@@ -139,8 +149,9 @@ class Fabric:
 
         async def remove() -> tuple[bool, bool]:
             looks = partial(_look_at_all, place, bridge, others=True)
-            first, last = await self._converge(place, bridge, looks, decide)
-            return first.rows.bridge is not None, last.rows.bridge is not None
+            first = await self._converge(place, bridge, looks, decide)
+            stands = await has_bridge(place.db, names.bridge(bridge.vni))
+            return first.rows.bridge is not None, stands
 
         await self._forget_all(place, bridge)
         await self._take_away(place, remove, partial(self._make, bare, bare=True))
@@ -189,9 +200,8 @@ class Fabric:
             own = bridges.plug(ports, place.switch, seen.rows)
             return own.and_also(guard.join(ports, place.switch, seen.guard))
 
-        _, seen = await self._converge(place, ports, partial(_look_at, place, ports), decide)
-        _check_tunnels(ports.host, _tunnels(ports.ports), seen.rows)
-        await place.guarding.set(seen.guard.rows.interfaces)
+        await self._converge(place, ports, partial(_look_at, place, ports), decide)
+        await self._settle(place, ports)
 
     async def unplug(self, ports: Ports) -> None:
         """Remove ports from the slice's bridge."""
@@ -206,9 +216,9 @@ class Fabric:
 
         async def remove() -> tuple[bool, bool]:
             looks = partial(_look_at, place, ports, others=True)
-            first, last = await self._converge(place, ports, looks, decide)
-            guards = [seen.guard.rows.bridge is not None for seen in (first, last)]
-            return guards[0], guards[1] or not going
+            first = await self._converge(place, ports, looks, decide)
+            stands = not going or await has_bridge(place.db, names.GUARD)
+            return first.guard.rows.bridge is not None, stands
 
         await place.guarding.forget(going)
         await self._take_away(place, remove, partial(self._bare_guard, place, ports))
@@ -279,8 +289,8 @@ class Fabric:
 
         async def remove() -> tuple[bool, bool]:
             looks = partial(_look_at_all, place, bridge, others=True)
-            first, last = await self._converge(place, bridge, looks, decide)
-            return first.rows.bridge is not None, last.rows.bridge is not None
+            first = await self._converge(place, bridge, looks, decide)
+            return first.rows.bridge is not None, await has_bridge(place.db, control.NAME)
 
         async with self._sharing[part.host]:
             if whole:
@@ -296,8 +306,8 @@ class Fabric:
             return own.and_also(guard.join(bridge, place.switch, seen.guard, bare=bare))
 
         looks = partial(_look_at, place, bridge, tunnels)
-        _, seen = await self._converge(place, bridge, looks, decide)
-        _check_tunnels(part.host, tunnels, seen.rows)
+        await self._converge(place, bridge, looks, decide)
+        _check_tunnels(part.host, await read_interfaces(place.db, tunnels))
 
     async def attach(self, bridge: str, ports: Ports) -> None:
         """Add a slice's ports to a bridge that is the operator's, which must stand."""
@@ -346,37 +356,73 @@ class Fabric:
             raise Refused("host_not_found", f"host {host} is not in the settings")
         return self._places[host]
 
-    async def _converge(
-        self, place: Place, target: Bridge | Ports, look: Looking, decide: Deciding
-    ) -> tuple[Seen, Seen]:
-        """Look, change, look again, until there is nothing to change and all is applied.
+    async def _settle(self, place: Place, target: Bridge | Ports) -> None:
+        """See what the switch made of the ports of *target*, and give VMs their flows."""
+        of_interest = [port.name for port in target.ports if port.kind == "vxlan" or port.vm]
+        rows = await read_interfaces(place.db, of_interest)
+        _check_tunnels(target.host, rows)
+        await place.guarding.set(rows)
 
-        Returns what was seen first and last.
+    async def _converge(
+        self,
+        place: Place,
+        target: Bridge | Ports,
+        look: Looking,
+        decide: Deciding,
+        *,
+        guess: Looking | None = None,
+    ) -> Seen:
+        """Look and change, until there is nothing to change and all is applied.
+
+        After a change another look is needed only at links that it had the switch open: all else
+        is as it says, since its `wait` held. Returns what was seen first, or taken for seen:
+        *guess* is what is tried before anything is looked at.
         """
         opened: set[str] = set()
         first: Seen | None = None
         for _ in range(ATTEMPTS):
-            seen = _with_fresh(await look(), opened)
-            first = first or seen
+            seen = _with_fresh(await (guess or look)(), opened)
+            first, guess = first or seen, None
             change = decide(seen)
-            if not change.ops:
-                await place.db.applied(seen.rows.next_cfg)
-                return first, seen
             try:
-                await place.db.transact_applied(change.ops)
+                await _carry_out(place.db, change, seen.rows.next_cfg)
             except OperationError as exc:
                 if exc.error not in ("timed out", "constraint violation"):
                     raise exc.translate(target.host) from exc
                 reason = str(exc)  # somebody else was faster: look again
                 continue
             reason = "it never stays as it was left"
+            if change.ops:
+                count = len(change.ops)
+                log.debug("switch changed", host=target.host, slice=target.slice, ops=count)
+            if not any(map(is_unsettled, await read_interfaces(place.db, change.opened))):
+                return first
             opened |= change.opened
-            log.debug("switch changed", host=target.host, slice=target.slice, ops=len(change.ops))
         raise Transient(
             "switch_error",
             f"slice {target.slice} on the switch of {target.host} does not settle: {reason}; "
             "see whether something else changes it",
         )
+
+
+async def _carry_out(db: Ovsdb, change: Change, next_cfg: int) -> None:
+    """Have the change made and applied; *next_cfg* is the number of what it was decided from."""
+    if not change.notes_only:
+        await db.transact_applied(change.ops)
+        return
+    if change.ops:
+        await db.transact(change.ops)
+    await db.applied(next_cfg)
+
+
+async def _guess_nothing(place: Place, target: Bridge) -> Seen:
+    """Take it that the slice's bridge does not stand; VMs' ports may be on the guard already.
+
+    The transaction that removes the bridge takes those along, so without VMs none are there.
+    """
+    if not any(port.vm for port in target.ports):
+        return Seen(rows=Snapshot())
+    return Seen(rows=Snapshot(), guard=await read_guard(place.db, target, whole=True))
 
 
 async def _look_at_all(place: Place, target: Bridge | Ports, *, others: bool = False) -> Seen:
@@ -414,15 +460,9 @@ def _control_bridge(part: Control) -> Ports:
     return Ports(host=part.host, slice=part.slice, vni=names.CONTROL_VNI, ports=())
 
 
-def _tunnels(ports: tuple[Port, ...]) -> list[str]:
-    return [port.name for port in ports if port.kind == "vxlan"]
-
-
-def _check_tunnels(host: str, tunnels: Collection[str], seen: Snapshot) -> None:
+def _check_tunnels(host: str, rows: Iterable[InterfaceRow]) -> None:
     """Refuse if the switch could not make one of the tunnel ports."""
-    wrong = [
-        f"{row.name}: {row.error}" for row in seen.interfaces if row.name in tunnels and row.error
-    ]
+    wrong = [f"{row.name}: {row.error}" for row in rows if row.type == "vxlan" and row.error]
     if wrong:
         raise Refused("switch_error", f"the switch of {host} cannot make {'; '.join(wrong)}")
 

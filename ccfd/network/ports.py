@@ -151,6 +151,7 @@ def insert_ports(
         columns = written(_interface_columns(wanted, switch, port, None))
         if not isinstance(port, Local):
             columns["ofport_request"] = numbers.of(port)
+        if columns["type"] == "system":
             change.opened.add(port.name)
         outer = {"name": port.name, "interfaces": reference("Interface", port.name)}
         outer |= _watch(wanted, port, None, seen, change)
@@ -247,6 +248,7 @@ def _correct_port(
             )
             if reopen:
                 number |= PARKED
+            if number != present.ofport_request:
                 change.opened.add(port.name)
         columns["ofport_request"] = number
     wrong = {name: value for name, value in columns.items() if getattr(present, name) != value}
@@ -262,6 +264,15 @@ def _own_number(port: Port | Tap | Patch, present: InterfaceRow, seen: Snapshot)
     if present.ofport is not None and 0 < present.ofport <= LAST_NUMBER:
         return present.ofport
     return _Numbers(seen).next()
+
+
+def is_unsettled(row: InterfaceRow) -> bool:
+    """Tell whether a port's link must be looked at again: it has one to note, or is parked.
+
+    As a rule a new port is a tap's, which waits for its link, and that is all.
+    """
+    parked = row.ofport_request is not None and row.ofport_request & PARKED != 0
+    return parked or (row.ofport is not None and row.ofport > 0)
 
 
 def _follow_link(

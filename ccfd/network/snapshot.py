@@ -272,6 +272,19 @@ async def has_guard(db: Ovsdb) -> bool:
     return await read_taps_of(db, ()) is not None
 
 
+async def has_bridge(db: Ovsdb, name: str) -> bool:
+    """Tell whether the switch has a bridge called *name*."""
+    (bridges,) = await db.transact([_select("Bridge", [["name", "==", name]], ["name"])])
+    return bool(bridges["rows"])
+
+
+async def read_interfaces(db: Ovsdb, wanted: Iterable[str]) -> list[InterfaceRow]:
+    """Read the rows of table Interface that are called so, on whichever bridge."""
+    ops = [_select("Interface", [["name", "==", name]], INTERFACE_COLUMNS) for name in wanted]
+    found = await db.transact(ops) if ops else []
+    return [interface_row(row) for one in found for row in one["rows"]]
+
+
 async def read_taps_of(db: Ovsdb, vms: Iterable[str]) -> list[InterfaceRow] | None:
     """Read the taps of *vms*; None where the switch has no guard."""
     ours = [["name", "==", names.GUARD], _tagged({GUARD: "yes"})]

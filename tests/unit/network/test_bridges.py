@@ -9,7 +9,7 @@ from ccfd.errors import Refused
 from ccfd.model.network import Bridge, Controller, Port, Ports
 from ccfd.network import bridges
 from ccfd.network.changes import Snapshot, Switch
-from ccfd.network.ports import PARKED
+from ccfd.network.ports import PARKED, is_unsettled
 from ccfd.network.rows import BridgeRow, ControllerRow, InterfaceRow, PortRow
 
 SWITCH = Switch(name="h1", datapath_type="netdev", tunnel_ip="192.0.2.1", sharers=frozenset({"h1"}))
@@ -337,7 +337,10 @@ def test_a_port_whose_link_was_made_anew_is_parked_then_brought_back() -> None:
     assert moved.opened == {LEG.name}
 
     parked = with_leg(ofport=2 | PARKED, ofport_request=2 | PARKED, ifindex=11, external_ids=now)
-    assert bridges.plug(ports(LEG), SWITCH, parked).ops == [GUARD, update("i2", ofport_request=2)]
+    back = bridges.plug(ports(LEG), SWITCH, parked)
+    assert back.ops == [GUARD, update("i2", ofport_request=2)]
+    assert back.opened == {LEG.name}
+    assert not back.notes_only
 
 
 def test_a_port_whose_link_is_gone_is_parked_so_that_it_waits_for_the_next() -> None:
@@ -353,10 +356,16 @@ def test_a_link_that_was_opened_just_now_is_noted_not_opened_again() -> None:
     seen = replace(with_leg(ofport=2, ifindex=9), fresh=frozenset({LEG.name}))
     now = TAGS | {"ccf-ifindex": "9"}
     written = ["map", [[key, now[key]] for key in sorted(now)]]
-    assert bridges.plug(ports(LEG), SWITCH, seen).ops == [
-        GUARD,
-        update("i2", external_ids=written),
-    ]
+    change = bridges.plug(ports(LEG), SWITCH, seen)
+    assert change.ops == [GUARD, update("i2", external_ids=written)]
+    assert change.notes_only
+    assert change.opened == set()
+
+
+def test_a_port_that_waits_for_its_link_is_settled_unless_it_is_parked() -> None:
+    assert not is_unsettled(LEG_ROW)
+    assert is_unsettled(replace(LEG_ROW, ofport=2))
+    assert is_unsettled(replace(LEG_ROW, ofport_request=2 | PARKED))
 
 
 def test_hosts_that_share_a_switch_leave_each_others_ports_alone() -> None:

@@ -1,13 +1,14 @@
 """The switches by their hosts' names, against a database that is made up."""
 
 from collections.abc import Awaitable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ccfd.errors import Refused, Transient
-from ccfd.model.network import Bridge
+from ccfd.model.network import Bridge, Port
 from ccfd.network import Fabric
 from ccfd.network.fabric import ATTEMPTS, RESTART
 from ccfd.settings import Settings
@@ -44,6 +45,46 @@ async def test_a_change_that_lost_every_race_is_a_passing_error(tmp_path: Path) 
             await fabric.make(BRIDGE)
         await fabric.close()
     assert tried == ATTEMPTS
+
+
+async def test_a_bridge_that_does_not_stand_is_made_without_a_look(tmp_path: Path) -> None:
+    asked: list[list[str]] = []
+
+    def answer(ops: list[dict[str, Any]]) -> list[Any]:
+        asked.append([f"{op['op']} {op['table']}" for op in ops])
+        rows = {"Open_vSwitch": [{"next_cfg": 7}], "Interface": []}
+        return [{"rows": rows[op["table"]]} if op["op"] == "select" else {} for op in ops]
+
+    tunnel = Port(name="t0003e9c0000209", kind="vxlan", remote_ip="192.0.2.9")
+    async with FakeServer(tmp_path / "db", answer).running() as server:
+        fabric = Fabric(settings(server.address))
+        await fabric.make(replace(BRIDGE, ports=(tunnel,)))
+        await fabric.close()
+    change, errors = asked
+    assert change[0] == "wait Bridge"
+    assert "insert Bridge" in change
+    assert errors == ["select Interface"]
+
+
+async def test_a_bridge_that_stands_is_looked_at_when_the_database_refuses_another(
+    tmp_path: Path,
+) -> None:
+    refused = False
+
+    def answer(ops: list[dict[str, Any]]) -> list[Any]:
+        nonlocal refused
+        if ops[0]["op"] == "wait" and not refused:
+            refused = True
+            return [{"error": "timed out", "details": "wait"}, *([None] * (len(ops) - 1))]
+        assert refused
+        return twin.answer(ops)
+
+    twin = SwitchTwin(stands=True)
+    async with FakeServer(tmp_path / "db", answer).running() as server:
+        fabric = Fabric(settings(server.address))
+        with pytest.raises(Refused, match="of slice demo; slice other cannot have it"):
+            await fabric.make(replace(BRIDGE, slice="other"))
+        await fabric.close()
 
 
 class SwitchTwin:
