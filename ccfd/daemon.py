@@ -228,6 +228,7 @@ class Daemon:
             self.database,
             self._hypervisors.screens,
             self._hypervisors.serials,
+            self._hypervisors.serial_logs,
             counters=self.metrics,
             tls=partial(tls_context, settings.tls),
         )

@@ -250,6 +250,9 @@ class Hypervisor(Section):
     shutdown_grace: Annotated[float, Field(ge=0)] = 30
     """Seconds that a guest has to shut down before its power is cut; half of
     `[workflow] step_timeout` where that is less."""
+    serial_log: bool = True
+    """Keep what VMs write to their serial consoles in the pool, for who looks later. Hosts need
+    virtlogd, which bounds it (`stdio_handler = "logd"` in qemu.conf, libvirt's default)."""
 
 
 Policy = Literal["spread", "pack"]

@@ -701,6 +701,8 @@ class LookTwin:
                 for one in machines
             ),
             volumes=frozenset(
-                name(vm) for vm in disks for name in (names.disk_volume, names.seed_volume)
+                name(vm)
+                for vm in disks
+                for name in (names.disk_volume, names.seed_volume, names.serial_log)
             ),
         )

@@ -28,7 +28,7 @@ from ccfd.console.closing import (
 from ccfd.console.ledger import Issued, Opened
 from ccfd.console.recording import Recording
 from ccfd.console.relay import Viewer
-from ccfd.console.serial import Reader, SerialConsoles, Serials
+from ccfd.console.serial import Logs, Reader, SerialConsoles, Serials
 from ccfd.console.tickets import Kind
 from ccfd.console.wire import Wire, connect
 from ccfd.errors import CcfdError
@@ -94,6 +94,7 @@ class Consoles:
         database: Database,
         screens: Screens,
         serials: Serials,
+        logs: Logs,
         *,
         counters: Counters,
         tls: Callable[[], ssl.SSLContext],
@@ -102,7 +103,7 @@ class Consoles:
         self._settings = settings
         self._database = database
         self._screens = screens
-        self._serials = SerialConsoles(serials)
+        self._serials = SerialConsoles(serials, logs)
         self._counters = counters
         self._tls = tls
         self._clock = clock

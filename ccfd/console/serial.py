@@ -1,7 +1,7 @@
 """A VM's serial console, shared by all who look at it through this ccfd.
 
 libvirt opens it once; so the first viewer opens it, the last one closes it, and each next one is
-shown first what the others have seen.
+shown first what the others have seen. The first is shown the end of what the host has kept.
 """
 
 import asyncio
@@ -9,14 +9,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+import structlog
+
 from ccfd.console.closing import BAD_DATA, ENDED, HUNG_UP, Close, Closed
 from ccfd.console.relay import Viewer
 from ccfd.console.wire import FRAME
+from ccfd.errors import CcfdError
+
+log = structlog.get_logger()
 
 REMEMBERED = 64 * 1024
 """Bytes that a viewer who comes later is shown of what was before."""
 MOST_BEHIND = FRAME
 """Bytes that a viewer may be behind before the VM's console is not read on."""
+KEPT_WITHIN = 5.0
+"""Seconds that the first viewer waits for what was before."""
+MOST_TWICE = 4096
+"""Bytes that are looked for twice; what a busier VM wrote meanwhile may be shown twice."""
 
 
 class Line(Protocol):
@@ -42,6 +51,24 @@ class Serials(Protocol):
         self, host: str, vm: str, heard: Callable[[bytes], None], ended: Callable[[], None]
     ) -> Line:
         """Open a VM's; raise `CcfdError`."""
+
+
+class Logs(Protocol):
+    """Who keeps what VMs write to their serial consoles while nobody looks."""
+
+    async def read(self, host: str, vm: str) -> bytes:
+        """Return the end of what a VM wrote since it was started; raise `CcfdError`."""
+
+
+def joined(kept: bytes, heard: bytes) -> bytes:
+    """Put together what was *kept*, read after the console was opened, and what it brought since.
+
+    What was written in between is in both: the longest end of *kept* that *heard* begins with.
+    """
+    for length in range(min(len(kept), len(heard), MOST_TWICE), 0, -1):
+        if kept.endswith(heard[:length]):
+            return kept + heard[length:]
+    return kept + heard
 
 
 @dataclass(eq=False, slots=True)
@@ -73,6 +100,10 @@ class Shared:
         self.log = bytearray()
         self.ended = asyncio.Event()
 
+    def had_kept(self, kept: bytes) -> None:
+        """Let *kept*, read since the console is open, be what came before."""
+        self.log = bytearray(joined(kept, bytes(self.log))[-REMEMBERED:])
+
     def heard(self, data: bytes) -> None:
         """Show *data* to all."""
         self.log += data
@@ -100,8 +131,9 @@ class Shared:
 class SerialConsoles:
     """The serial consoles that are open through this ccfd, by VM."""
 
-    def __init__(self, serials: Serials) -> None:
+    def __init__(self, serials: Serials, logs: Logs) -> None:
         self._serials = serials
+        self._logs = logs
         self._shared: dict[str, Shared] = {}
 
     async def join(
@@ -119,6 +151,8 @@ class SerialConsoles:
             async with shared.opening:
                 if shared.line is None:
                     shared.line = await self._serials.open(host, vm, shared.heard, shared.has_ended)
+                    # The other way round what is written in between would be in neither.
+                    shared.had_kept(await self._kept(host, vm))
             reader.add(bytes(shared.log))
             shared.readers.add(reader)
             return await _relay(viewer, reader, shared, view_only=view_only)
@@ -131,6 +165,16 @@ class SerialConsoles:
                     shared.line.close()
                 if self._shared.get(vm) is shared:
                     del self._shared[vm]
+
+    async def _kept(self, host: str, vm: str) -> bytes:
+        try:
+            async with asyncio.timeout(KEPT_WITHIN):
+                return await self._logs.read(host, vm)
+        except (CcfdError, TimeoutError) as exc:
+            log.warning(
+                "serial log not read", host=host, vm=vm, why=str(exc) or "it takes too long"
+            )
+            return b""
 
 
 async def _relay(viewer: Viewer, reader: Reader, shared: Shared, *, view_only: bool) -> Close:

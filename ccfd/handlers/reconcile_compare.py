@@ -22,6 +22,8 @@ from ccfd.network.node import SeenSlice
 from ccfd.network.snapshot import Inventory, SeenPort
 from ccfd.vt.domains import Found
 
+_UUID_LENGTH = 36
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
@@ -332,4 +334,4 @@ def _on_node(seen: SeenSlice) -> Iterator[Thing]:
 
 def vm_of(volume: str) -> str:
     """Return the id of the VM that a volume is called after."""
-    return volume.removeprefix(names.PREFIX).removesuffix(".qcow2").removesuffix("-seed.iso")
+    return volume.removeprefix(names.PREFIX)[:_UUID_LENGTH]

@@ -88,6 +88,11 @@ def seed_volume(vm: str) -> str:
     return f"{PREFIX}{vm}-seed.iso"
 
 
+def serial_log(vm: str) -> str:
+    """Name what a VM wrote to its serial console: `ccf-<VM id>.log`."""
+    return f"{PREFIX}{vm}.log"
+
+
 def image_volume(checksum: str) -> str:
     """Name a base image on a host: `ccf-image-<checksum>`."""
     return f"{PREFIX}image-{checksum}"

@@ -1,4 +1,4 @@
-"""How a VM gets its disk and its seed."""
+"""How a VM gets its disk, its seed, and a file for what it writes to its serial console."""
 
 import re
 from collections.abc import Mapping
@@ -6,26 +6,26 @@ from collections.abc import Mapping
 from ccfd.errors import Refused
 from ccfd.model import names
 from ccfd.model.vm import Disk
-from ccfd.vt import api, faults, images, pools, seed, volumes
+from ccfd.vt import api, faults, images, pools, seed, serial_log, volumes
 from ccfd.vt.lane import Lane
 from ccfd.vt.session import Session
 
 _BYTES_IN_GIB = 1 << 30
 _UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
-_OF_A_VM = re.compile(rf"ccf-{_UUID}(\.qcow2|-seed\.iso)")
+_OF_A_VM = re.compile(rf"ccf-{_UUID}(\.qcow2|-seed\.iso|\.log(\.[0-9]+)?)")
 _EMPTY_OVERLAY = 3 << 16
 """Bytes of an overlay with nothing in it: header, refcount table and block, a cluster each."""
 
 
 class Disks:
-    """The overlays and seeds in the hosts' pools; every effect may be repeated at any time."""
+    """The VMs' files in the hosts' pools; every effect may be repeated at any time."""
 
     def __init__(self, lanes: Mapping[str, Lane], pool: str) -> None:
         self._lanes = lanes
         self._pool = pool
 
     async def make(self, disk: Disk) -> None:
-        """Have *disk*'s overlay and seed in the host's pool.
+        """Have *disk*'s overlay and seed, and the VM's log, in the host's pool.
 
         What is there and equal is left alone, what differs or is half-made is replaced. Raises
         `Refused` (`image_not_found`) when the base image is not whole on the host.
@@ -47,7 +47,7 @@ class Disks:
         await lane.effect(disk.vm, lane.call_timeout, _remove, disk, self._pool)
 
     async def inventory(self, host: str) -> frozenset[str]:
-        """Name the volumes in *host*'s pool that are VMs' disks and seeds; base images are not."""
+        """Name the volumes in *host*'s pool that are VMs'; base images are not."""
         return await self._lanes[host].call(_inventory, self._pool)
 
 
@@ -67,6 +67,7 @@ def _make(session: Session, disk: Disk, directory: str) -> None:
         )
     _overlay(session, pool, disk, base.path())
     _seed(session, pool, disk)
+    serial_log.make(session, pool, disk.vm)
 
 
 def _overlay(session: Session, pool: api.Pool, disk: Disk, base: str) -> None:
@@ -107,6 +108,7 @@ def _grow(session: Session, disk: Disk, directory: str) -> None:
 
 def _remove(session: Session, disk: Disk, directory: str) -> None:
     pool = pools.ensure(session, directory)
+    serial_log.remove(session, pool, disk.vm)
     volumes.delete(session, pool, names.seed_volume(disk.vm))
     volumes.delete(session, pool, names.disk_volume(disk.vm))
 

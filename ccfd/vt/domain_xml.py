@@ -19,9 +19,16 @@ TB_CACHE = 32
 
 
 def definition(
-    machine: Machine, pool: str, domain_type: DomainType, *, remote_screen: bool = False
+    machine: Machine,
+    pool: str,
+    domain_type: DomainType,
+    *,
+    remote_screen: bool = False,
+    serial_log: bool = True,
 ) -> str:
     """Write *machine*'s domain XML; its disk and seed are files of the directory *pool*.
+
+    With *serial_log* so is what it writes to its serial console, since its last start.
 
     With *remote_screen* its VNC server listens where the host's qemu.conf says (`vnc_listen`, and
     there `vnc_tls`), else on a socket in the domain's own directory.
@@ -49,7 +56,8 @@ def definition(
     devices = add(domain, "devices")
     _storage(devices, machine, pool)
     _interface(devices, machine)
-    _consoles(devices, remote_screen=remote_screen)
+    log = posixpath.join(pool, names.serial_log(machine.vm)) if serial_log else None
+    _consoles(devices, log, remote_screen=remote_screen)
     return markup.render(domain)
 
 
@@ -78,8 +86,11 @@ def _interface(devices: ET.Element, machine: Machine) -> None:
     add(interface, "mtu", size=machine.mtu)
 
 
-def _consoles(devices: ET.Element, *, remote_screen: bool) -> None:
-    add(add(devices, "serial", type="pty"), "target", port=0)
+def _consoles(devices: ET.Element, log: str | None, *, remote_screen: bool) -> None:
+    serial = add(devices, "serial", type="pty")
+    if log is not None:
+        add(serial, "log", file=log, append="off")
+    add(serial, "target", port=0)
     add(add(devices, "console", type="pty"), "target", type="serial", port=0)
     agent = add(devices, "channel", type="unix")
     add(agent, "source", mode="bind")

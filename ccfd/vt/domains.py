@@ -180,6 +180,7 @@ def _define(session: Session, machine: Machine, form: Form) -> api.Domain:
         form.settings.pool,
         domain_type(session, form.settings),
         remote_screen=form.remote_screen,
+        serial_log=form.settings.serial_log,
     )
     session.check()
     return session.connection.defineXML(definition)

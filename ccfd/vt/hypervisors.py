@@ -15,6 +15,7 @@ from ccfd.vt.images import Images
 from ccfd.vt.lane import PROBE_WITHIN, Lane
 from ccfd.vt.screens import Screens
 from ccfd.vt.serial import Serials
+from ccfd.vt.serial_log import SerialLogs
 from ccfd.vt.snapshots import Snapshots
 
 
@@ -59,6 +60,7 @@ class Hypervisors:
         self.images = Images(self._lanes, source, hypervisor.pool)
         uris = {host.name: host.libvirt for host in settings.host}
         self.serials = Serials(uris, connect)
+        self.serial_logs = SerialLogs(self._lanes, hypervisor.pool)
         self.events = DomainEvents(uris, connect)
 
     @property

@@ -20,13 +20,13 @@ _EXISTS = frozenset({api.STORAGE_VOL_EXIST, api.OPERATION_INVALID})
 _GONE = frozenset({api.NO_STORAGE_VOL})
 
 
-def plain(name: str, capacity: int = 0) -> str:
+def plain(name: str, capacity: int = 0, *, mode: str = "0644") -> str:
     """Write the XML of a file of bytes; writing past its end makes it longer.
 
     Mode 0644: QEMU, which runs as a user of its own, reads base images and seeds.
     """
     volume, target = _volume(name, capacity, "raw")
-    add(add(target, "permissions"), "mode", "0644")
+    add(add(target, "permissions"), "mode", mode)
     return markup.render(volume)
 
 
@@ -81,6 +81,15 @@ def delete(session: Session, pool: api.Pool, name: str) -> None:
         faults.unless(_GONE, volume.delete)
 
 
+def learn(session: Session, pool: api.Pool, name: str) -> bool:
+    """Have libvirt know the file *name*, which somebody else makes; tell whether it is there."""
+    made = _created(session, pool, plain(name))
+    if made is None:
+        return True
+    faults.unless(_GONE, made.delete)
+    return False
+
+
 def length(volume: api.Volume) -> int:
     """Return the file's length in bytes; `info` would give what a qcow2 inside it describes."""
     return volume.infoFlags(api.VOLUME_PHYSICAL)[2]
@@ -103,10 +112,12 @@ def upload(session: Session, volume: api.Volume, chunks: Iterable[bytes]) -> Non
                 rest = rest[stream.send(bytes(rest[:CHUNK])) :]
 
 
-def download(session: Session, volume: api.Volume) -> Iterator[bytes]:
-    """Read *volume* from its start to its end."""
+def download(
+    session: Session, volume: api.Volume, start: int = 0, length: int = 0
+) -> Iterator[bytes]:
+    """Read *length* bytes of *volume* from byte number *start*; 0: all to its end."""
     with _stream(session) as stream:
-        volume.download(stream, 0, 0)
+        volume.download(stream, start, length)
         while chunk := stream.recv(CHUNK):
             session.check()
             yield chunk

@@ -50,8 +50,8 @@ def expected(slices: Iterable[dict[str, Any]], tunnel_ips: Mapping[str, str]) ->
         _plugged(held, found)
         for vm in held:
             found["domains"].add(f"{vm['host']}: {names.domain(vm['vm'])}")
-            for volume in (names.disk_volume(vm["vm"]), names.seed_volume(vm["vm"])):
-                found["volumes"].add(f"{vm['host']}: {volume}")
+            for name in (names.disk_volume, names.seed_volume, names.serial_log):
+                found["volumes"].add(f"{vm['host']}: {name(vm['vm'])}")
             if one["dhcp"] and vm["kind"] == "slice":
                 found["leases"].add(f"{node}: {vm['mac']} {vm['ip']} {vm['name']}")
         places = {node, *tenants}
@@ -155,7 +155,11 @@ def of_twins(world: World) -> Things:
         "uses": {f"{host}: {name}" for host, uses in world.controls.items() for _, name in uses},
         "servers": {f"{names.NODE}: {vni}" for vni in {**world.dhcp, **world.dhcp_files}},
         "volumes": {f"{host}: {names.disk_volume(vm)}" for host, vm in world.disks}
-        | {f"{host}: {names.seed_volume(vm)}" for host, vm in world.seeds},
+        | {
+            f"{host}: {name(vm)}"
+            for host, vm in world.seeds
+            for name in (names.seed_volume, names.serial_log)
+        },
     }
 
 

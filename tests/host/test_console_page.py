@@ -90,6 +90,8 @@ async def test_a_vms_screen_is_seen_and_its_keyboard_is_there(lab: Lab, ccfd: Cc
             await shows_the_screen(lab, vm, tab)
             async with browser.tab(await opens("serial"), **DESK) as serial:
                 await serial.says("#state", "Connected")
+                # Written before anybody looked.
+                await serial.says(".xterm-rows", "BOOTED web")
                 await takes_keys(tab, serial)
                 await opens_in_a_terminal(lab, serial)
                 assert serial.complaints == []

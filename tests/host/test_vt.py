@@ -281,9 +281,14 @@ async def test_a_disk_is_made_once_and_removed_without_a_trace(
     await hypervisors.images.fetch(ImageOnHost(host="h1", image=image))
     await hypervisors.disks.make(disk)
     made = {path.name: path.stat().st_ino for path in pool_of(lab).glob(f"ccf-{disk.vm}*")}
-    assert set(made) == {names.disk_volume(disk.vm), names.seed_volume(disk.vm)}
+    log = names.serial_log(disk.vm)
+    assert set(made) == {names.disk_volume(disk.vm), names.seed_volume(disk.vm), log}
+    assert (pool_of(lab) / log).stat().st_mode & 0o777 == 0o600
     await hypervisors.disks.make(disk)
     assert made == {path.name: path.stat().st_ino for path in pool_of(lab).glob(f"ccf-{disk.vm}*")}
+    # As virtlogd leaves behind what a talkative guest wrote.
+    for number in range(3):
+        (pool_of(lab) / f"{log}.{number}").write_bytes(b"more")
     for _ in range(2):
         await hypervisors.disks.remove(disk)
         assert files(lab, disk.vm) == set()
@@ -588,6 +593,9 @@ async def test_a_screen_is_seen_and_a_serial_console_used(
     await shows_its_name(await local.screens.find("h1", vm), settings, vm)
     await local.close()
 
+    async with asyncio.timeout(60):
+        while b"BOOTED web" not in await hypervisors.serial_logs.read("h1", vm):
+            await asyncio.sleep(0.5)
     heard, ended = bytearray(), asyncio.Event()
     line = await hypervisors.serials.open("h1", vm, heard.extend, ended.set)
     with pytest.raises(Refused, match="open elsewhere"):
@@ -596,6 +604,8 @@ async def test_a_screen_is_seen_and_a_serial_console_used(
         while b"answer=42" not in heard:
             line.send(b"echo answer=$((6*7))\r")
             await asyncio.sleep(0.5)
+        while b"answer=42" not in await hypervisors.serial_logs.read("h1", vm):
+            await asyncio.sleep(0.1)
     line.pause()
     line.resume()
     await hypervisors.domains.power_off(machine)
@@ -606,6 +616,8 @@ async def test_a_screen_is_seen_and_a_serial_console_used(
         await hypervisors.screens.find("h1", vm)
     with pytest.raises(Refused, match="off"):
         await hypervisors.serials.open("h1", vm, heard.extend, ended.set)
+    assert await hypervisors.serial_logs.read("h1", vm), "what it said last can still be read"
+    assert await hypervisors.serial_logs.read("h1", str(uuid.uuid4())) == b""
 
 
 async def shows_its_name(screen: Screen, settings: Settings, vm: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import libvirt
 
-from tests.lab import cache, daemons
+from tests.lab import cache, daemons, processes
 from tests.lab.layout import Layout
 from tests.lab.shell import wait_until
 
@@ -32,7 +32,13 @@ def start(layout: Layout, host: str) -> None:
 
 
 def start_daemon(layout: Layout, host: str) -> None:
-    """Start libvirtd."""
+    """Start libvirtd, and before it virtlogd where that does not run."""
+    if not processes.running(layout, host, "virtlogd"):
+        logd = ["virtlogd", "-p", "/run/libvirt/virtlogd.pid"]
+        daemons.detach(layout, host, logd, log="/var/log/libvirt/virtlogd-output")
+        wait_until(
+            (layout.home(host) / "run" / "libvirt" / "virtlogd-sock").exists, f"virtlogd of {host}"
+        )
     settings = ["-f", "/etc/libvirt/libvirtd.conf", "-p", "/run/libvirt/libvirtd.pid"]
     log = "/var/log/libvirt/output"
     daemons.detach(layout, host, ["libvirtd", "--listen", *settings], log=log)
@@ -68,7 +74,6 @@ def _daemon_settings(layout: Layout, host: str) -> Mapping[str, object]:
 
 def _qemu_settings(layout: Layout, host: str) -> Mapping[str, object]:
     return {
-        "stdio_handler": "file",  # needs no virtlogd
         "security_driver": "none",
         "remember_owner": 0,  # its extended attributes would outlive a killed lab
         "namespaces": [],  # QEMU stays in the host's mount namespace, which is private already

@@ -90,6 +90,24 @@ class Serials:
 
 
 @dataclass
+class Logs:
+    """Has kept what one VM wrote."""
+
+    kept: bytes = b""
+    error: CcfdError | None = None
+    meanwhile: Callable[[], None] = lambda: None
+    answers: bool = True
+
+    async def read(self, host: str, vm: str) -> bytes:
+        self.meanwhile()
+        if not self.answers:
+            await asyncio.Event().wait()
+        if self.error is not None:
+            raise self.error
+        return self.kept
+
+
+@dataclass
 class Site:
     """What a test drives."""
 
@@ -98,6 +116,7 @@ class Site:
     consoles: Consoles
     screens: Screens
     serials: Serials
+    logs: Logs
     metrics: Metrics
     vm: str
 
@@ -215,8 +234,11 @@ async def serving(
     settings: Settings = harness.settings.model_copy(
         update={"http": Http(token=tuple(map(token, roles))), "console": limits}
     )
-    metrics, screens, serials = Metrics(Knows()), Screens({vm: screen}), Serials()
-    consoles = Consoles(limits, harness.database, screens, serials, counters=metrics, tls=no_tls)
+    metrics, screens = Metrics(Knows()), Screens({vm: screen})
+    serials, logs = Serials(), Logs()
+    consoles = Consoles(
+        limits, harness.database, screens, serials, logs, counters=metrics, tls=no_tls
+    )
     api = Api(
         settings,
         database=harness.database,
@@ -233,7 +255,7 @@ async def serving(
         asyncio.TaskGroup() as group,
     ):
         running = group.create_task(consoles.run())
-        yield Site(harness, client, consoles, screens, serials, metrics, vm)
+        yield Site(harness, client, consoles, screens, serials, logs, metrics, vm)
         running.cancel()
 
 

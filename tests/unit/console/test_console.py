@@ -122,7 +122,13 @@ async def test_a_console_can_be_ended_by_whoever_may_open_it(site: Site) -> None
 async def test_any_ccfd_of_the_database_gives_tickets_and_ends_sessions(site: Site) -> None:
     database = Database(site.harness.settings.database)
     other = Consoles(
-        Console(), database, site.screens, site.serials, counters=site.metrics, tls=no_tls
+        Console(),
+        database,
+        site.screens,
+        site.serials,
+        site.logs,
+        counters=site.metrics,
+        tls=no_tls,
     )
     issued = await other.issue(site.vm, "vnc", view_only=False, to="portal")
     async with site.dial(issued.ticket) as socket:

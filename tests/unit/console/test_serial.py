@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import pytest
 from websockets.asyncio.client import ClientConnection
 
-from ccfd.console.serial import MOST_BEHIND, REMEMBERED
+from ccfd.console import serial
+from ccfd.console.serial import MOST_BEHIND, REMEMBERED, joined
+from ccfd.errors import Transient
 from tests.harness import AMPLE
 from tests.unit.console.conftest import Site, closed
 
@@ -49,6 +52,44 @@ async def test_all_see_the_same_and_the_next_one_what_was_before(site: Site) -> 
         site.serials.say(b"more")
         assert await first.recv() == b"more"
     assert site.serials.opened == 1
+
+
+async def test_the_first_one_sees_what_was_kept_and_nothing_twice(site: Site) -> None:
+    site.logs.kept = b"Linux version 6.1\r\nRun /init\r\nlogin: "
+    # Comes between the opening and the reading of what is kept: it is in both.
+    site.logs.meanwhile = lambda: site.serials.say(b"Run /init\r\nlogin: ")
+    async with opened(site) as socket:
+        assert await socket.recv(decode=False) == site.logs.kept
+        site.serials.say(b"root\r\n")
+        assert await socket.recv(decode=False) == b"root\r\n"
+
+
+@pytest.mark.parametrize("answers", [True, False])
+async def test_what_was_kept_and_cannot_be_read_keeps_nobody_from_looking(
+    site: Site, monkeypatch: pytest.MonkeyPatch, answers: bool
+) -> None:
+    monkeypatch.setattr(serial, "KEPT_WITHIN", 0.05)
+    site.logs.error = Transient("host_unreachable", "no answer")
+    site.logs.answers = answers
+    async with opened(site) as socket:
+        site.serials.say(b"login: ")
+        assert await socket.recv(decode=False) == b"login: "
+
+
+@pytest.mark.parametrize(
+    ("kept", "heard", "both"),
+    [
+        (b"", b"", b""),
+        (b"boot", b"", b"boot"),
+        (b"", b"boot", b"boot"),
+        (b"boot", b"boot", b"boot"),
+        (b"a boot", b"boots", b"a boots"),
+        (b"a boot", b"ended", b"a bootended"),
+        (b"aaa", b"aaaa", b"aaaa"),
+    ],
+)
+def test_what_was_kept_and_what_was_heard_overlap(kept: bytes, heard: bytes, both: bytes) -> None:
+    assert joined(kept, heard) == both
 
 
 async def test_who_may_only_look_types_nothing(site: Site) -> None:

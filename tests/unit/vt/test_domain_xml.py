@@ -78,8 +78,13 @@ def test_its_screen_is_never_open_on_tcp() -> None:
     assert [listen.attrib for listen in graphics] == [{"type": "socket"}]
 
 
-def test_it_has_a_serial_console_and_a_channel_for_the_agent() -> None:
-    assert tree().find("devices/serial[@type='pty']") is not None
+def test_it_has_a_serial_console_with_a_log_and_a_channel_for_the_agent() -> None:
+    log = tree().find("devices/serial[@type='pty']/log")
+    assert log is not None
+    assert log.attrib == {"file": f"/pool/ccf-{MACHINE.vm}.log", "append": "off"}
+    without = ET.fromstring(domain_xml.definition(MACHINE, "/pool", "kvm", serial_log=False))
+    assert without.find("devices/serial[@type='pty']") is not None
+    assert without.find("devices/serial/log") is None
     channel = tree().find("devices/channel/target")
     assert channel is not None
     assert channel.attrib == {"type": "virtio", "name": "org.qemu.guest_agent.0"}
