@@ -147,8 +147,10 @@ class Recording:
             while True:
                 await self._more.wait()
                 self._more.clear()
+                # What is added while something is written is for the next round.
+                is_last = self._is_finished
                 await self._write()
-                if self._is_finished:
+                if is_last:
                     return
         finally:
             self._file.close()

@@ -1,7 +1,9 @@
 """A session that is recorded, and what of it is in the file."""
 
+import asyncio
 import json
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from ccfd.console import recording
 from ccfd.console.closing import RECORDING_FULL, Close
 from ccfd.console.recording import Cast, Recording, Screen
 from ccfd.settings import Console
+from tests.harness import AMPLE
 from tests.unit.console.conftest import ORIGIN, Site, closed
 from tests.unit.console.test_again import OURS, introduced
 from tests.vnc import SERVER_INIT, Vnc
@@ -92,6 +95,29 @@ async def test_a_disk_that_is_too_slow_holds_no_memory(
     kept.finish()
     await kept.run()
     assert (tmp_path / "x").stat().st_size <= 1000
+
+
+async def test_what_is_shown_while_something_is_written_is_kept_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writes, goes_on = threading.Event(), threading.Event()
+    write = recording._write_all
+
+    def slowly(descriptor: int, data: bytes | bytearray) -> None:
+        writes.set()
+        goes_on.wait(AMPLE)
+        write(descriptor, data)
+
+    monkeypatch.setattr(recording, "_write_all", slowly)
+    path = tmp_path / "x.screen"
+    kept = await Recording.begun(path, "vnc", ABOUT, most=10**6, ended=lambda _why: None)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(kept.run())
+        await asyncio.to_thread(writes.wait, AMPLE)
+        kept.add(b"last words")
+        kept.finish()
+        goes_on.set()
+    assert [data for _, data in pieces(path.read_bytes())] == [b"last words"]
 
 
 def test_a_serial_console_is_an_asciicast() -> None:
