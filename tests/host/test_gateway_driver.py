@@ -16,7 +16,7 @@ from ccfd.model.network import Gateway, Namespace, Port
 from ccfd.network import Fabric, Gateways, Namespaces
 from ccfd.network.gateway_plan import mark
 from ccfd.settings import Settings
-from tests.host.test_network import (
+from tests.host.switch import (
     VNI,
     Guest,
     Switch,

@@ -17,7 +17,7 @@ from ccfd.network.mirror import WatchedPort
 from ccfd.network.monitor import Monitor, News
 from ccfd.settings import Settings
 from tests.collectors import OBSERVATION_POINT, PACKETS, SOURCE_IPV4, Collector
-from tests.host.test_network import (
+from tests.host.switch import (
     Guest,
     Switch,
     bridge,

@@ -112,18 +112,6 @@ async def have_their_ports_counted(ccfd: CcfdProcess, document: Body) -> None:
                 assert ccfd.metric(f"ccfd_port_{way}_{what}_total", labels) > 0
 
 
-async def held(measured: Callable[[], Awaitable[float]]) -> list[float]:
-    """Measure until it is what it should be; return all that was measured.
-
-    On a busy machine nobody may send that much, and a guest that stood still gets at once what has
-    come meanwhile. What is not limited is twice as much every time.
-    """
-    found: list[float] = []
-    while len(found) < 8 and not (found and found[-1] == AS_MUCH):
-        found.append(await measured())
-    return found
-
-
 async def speed_from(lab: Lab, document: Body, vm: Body) -> float:
     """Return the Mbit/s that arrive on the network node of twice a VM's bandwidth."""
     name, inside = names.namespace(document["vni"]), document["subnet"].partition("/")[0]
@@ -225,7 +213,9 @@ async def test_a_slice_lives_and_vanishes(lab: Lab, ccfd: CcfdProcess, portal: P
     await hold_their_leases(lab, document)
     await reach_each_other(lab, document)
     for speed in (speed_from, speed_towards):
-        found = await held(partial(speed, lab, document, grown["result"]))
+        found = await steady_udp.measured(
+            partial(speed, lab, document, grown["result"]), lambda mbits: mbits == AS_MUCH
+        )
         assert found[-1] == AS_MUCH, (speed.__name__, found)
     gone = await portal.ask("vm.delete", vm=grown["result"]["vm"])
     assert gone["outcome"] == "succeeded", gone
