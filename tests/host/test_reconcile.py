@@ -21,6 +21,7 @@ import pytest
 from ccfd.model import names
 from ccfd.vt.metadata import URI
 from tests import traces
+from tests.busy import short_of_processors
 from tests.ccfd_process import CcfdProcess
 from tests.host.test_slices import guest, hold_their_leases, reach_each_other
 from tests.lab import Lab
@@ -29,7 +30,7 @@ from tests.lab.shell import wait_until
 from tests.portal import Body, Portal
 
 WHOLE_WITHIN = 30.0
-"""Seconds that the fabric may take after a disaster."""
+"""Seconds that the fabric may take after a disaster, on a machine that has time for it."""
 PATIENCE = 90.0
 """Seconds for what takes two or three, on a machine that stands still for several at a time."""
 QUICK = {"CCFD_RECONCILE__EVERY": "1", "CCFD_RECONCILE__GRACE": "15"}
@@ -218,13 +219,17 @@ async def test_the_fabric_is_whole_again_after(
 ) -> None:
     await settles(patient)
     DISASTERS[disaster](lab)
-    began = time.monotonic()
+    began, short = time.monotonic(), short_of_processors()
     while not await is_whole(lab, patient, servers=1):
-        assert time.monotonic() < began + WHOLE_WITHIN, patient.tail()
+        assert time.monotonic() < began + 2 * PATIENCE, patient.tail()
         await asyncio.sleep(0.1)
-    whole = time.monotonic() - began
+    whole, short = time.monotonic() - began, short_of_processors() - short
     await works(lab, demo)
-    print(f"{disaster}: whole after {whole:.1f} s, packets after {time.monotonic() - began:.1f} s")
+    print(
+        f"{disaster}: whole after {whole:.1f} s ({short:.1f} s of them short of processors),"
+        f" packets after {time.monotonic() - began:.1f} s"
+    )
+    assert whole - short < WHOLE_WITHIN, patient.tail()
 
 
 async def test_what_is_taken_away_by_hand_comes_back(
