@@ -205,15 +205,16 @@ class Daemon:
             volumes=self._hypervisors.disks,
             node=Node(settings, self._namespaces, self._dhcp, self._gateways),
         )
+        self._guards = GuardWatch(
+            settings, self._fabric.guards, lambda: self.lease.leads, self.metrics.repaired
+        )
         self._reconciler = Reconciler(
             settings,
             self.database,
             own,
             look,
-            lambda: self.lease.leads,
-        )
-        self._guards = GuardWatch(
-            settings, self._fabric.guards, lambda: self.lease.leads, self.metrics.repaired
+            guards=self._guards,
+            leads=lambda: self.lease.leads,
         )
         self._upkeep = ImageUpkeep(
             settings,

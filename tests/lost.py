@@ -16,7 +16,7 @@ from ccfd.settings import Settings
 from ccfd.store import tables
 from ccfd.workflow.intake import Intake
 from tests.harness import Harness, lab_settings
-from tests.twins import LookTwin, World
+from tests.twins import GuardsTwin, LookTwin, World
 from tests.unit.handlers.test_slice_story import VM
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -99,7 +99,12 @@ class Lost:
         """Compare with hosts, as `ccfctl reconcile --plan`."""
         intake = Intake(self.harness.handlers, lambda _kind, _code: None)
         reconciler = Reconciler(
-            self.settings, self.harness.database, intake, self.look, lambda: True
+            self.settings,
+            self.harness.database,
+            intake,
+            self.look,
+            guards=GuardsTwin(self.world),
+            leads=lambda: True,
         )
         return await reconciler.plan()
 
@@ -150,5 +155,6 @@ NOTHING_DIFFERS: dict[str, Any] = {
     "states": [],
     "unfinished": [],
     "lost": [],
+    "flows": [],
     "unseen": {},
 }

@@ -35,6 +35,7 @@ from ccfd.model.vm import (
 )
 from ccfd.network import dhcp_files
 from ccfd.network.gateway_plan import mark
+from ccfd.network.guarding import WrongFlows
 from ccfd.network.node import SeenSlice
 from ccfd.network.snapshot import Inventory, SeenBridge, SeenControl, SeenPort
 from ccfd.vt.domains import Found
@@ -577,6 +578,34 @@ def _mark(world: World, vni: int) -> str | None:
     if vni in world.gateways and vni in world.firewalls:
         return mark(world.gateways[vni])
     return "" if vni in world.gateways or vni in world.firewalls else None
+
+
+class GuardsTwin:
+    """Keeps the flows of a world's guards; `unseen` guards do not answer."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self.unseen: set[str] = set()
+
+    def _wanted(self) -> dict[tuple[str, str], str]:
+        """Return whose flows should be there: hosts and VMs, with their slices."""
+        return {
+            (host, port.vm or ""): self._world.tapped[tap][0]
+            for host, taps in self._world.guards.items()
+            for tap, port in taps.items()
+        }
+
+    async def look(self) -> tuple[list[WrongFlows], dict[str, str]]:
+        wanted, there = self._wanted(), self._world.flows
+        lacking = [WrongFlows(*at, wanted[at], "lost") for at in sorted(wanted.keys() - there)]
+        strange = [
+            WrongFlows(host, None, None, "no VM's") for host, _ in sorted(there - wanted.keys())
+        ]
+        silent = {f"guard of {host}": "no answer" for host in self.unseen}
+        return [one for one in lacking + strange if one.host not in self.unseen], silent
+
+    def hurry(self) -> None:
+        self._world.flows = {*self._wanted()}
 
 
 class LookTwin:

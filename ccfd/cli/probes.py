@@ -17,6 +17,7 @@ from ccfd.cli.guard_probe import guard
 from ccfd.cli.tls_probe import screens
 from ccfd.console.files import Files
 from ccfd.errors import CcfdError, Refused, Transient
+from ccfd.model import names
 from ccfd.network.commands import CommandError, run
 from ccfd.network.detached import under_systemd
 from ccfd.network.ovsdb import Ovsdb
@@ -84,9 +85,15 @@ def _all(settings: Settings, images: ImageSource, hypervisors: Hypervisors) -> l
             Probe(f"{host.name}: libvirt", partial(libvirt, hypervisors, host)),
             Probe(f"{host.name}: KVM", partial(kvm, hypervisors, host, wanted)),
             Probe(f"{host.name}: switch", partial(switch, host.ovsdb, settings.tls)),
-            Probe(f"{host.name}: guard", partial(guard, host.name, host, settings.tls)),
         ]
+        if host.tunnel_ip != node.tunnel_ip:
+            probes.append(
+                Probe(f"{host.name}: guard", partial(guard, host.name, host, settings.tls))
+            )
     probes.append(Probe("node: switch", partial(switch, node.ovsdb, settings.tls)))
+    if any(host.tunnel_ip == node.tunnel_ip for host in settings.host):
+        # That host's VMs are on the node's own switch.
+        probes.append(Probe("node: guard", partial(guard, names.NODE, node, settings.tls)))
     probes += [Probe(f"node: {name}", partial(program, name)) for name in PROGRAMS]
     if under_systemd():
         probes.append(Probe("node: systemd-run", partial(run_program, "systemd-run", "--version")))

@@ -39,6 +39,7 @@ def draw(document: "Document") -> "Iterable[Block]":
         ("states", ("vm", "slice", "from", "to", "reason")),
         ("unfinished", ("slice", "vm")),
         ("lost", ("kind", "name", "host")),
+        ("flows", ("host", "vm", "slice", "why")),
     ):
         found = document.get(title) or []
         if found:

@@ -6,7 +6,7 @@ docs/adr/0008 says why by requests, and what is left as it is.
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -26,6 +26,7 @@ from ccfd.handlers.reconcile_compare import (
 )
 from ccfd.handlers.reconcile_events import Differences, RemoveOrphans, RepairSlice, key_of
 from ccfd.handlers.reconcile_things import Thing
+from ccfd.network.guarding import WrongFlows
 from ccfd.network.monitor import News
 from ccfd.requests.decode import Event
 from ccfd.settings import Settings
@@ -66,13 +67,14 @@ class Request(NamedTuple):
 class Compared(NamedTuple):
     """What a look at all places gave: who said nothing and why, and the last request before it.
 
-    `whole`: every place was seen, and no slice was being worked on.
+    `whole`: every place was seen, and no slice was being worked on, as those `left_alone` are.
     """
 
     findings: Findings
     silent: dict[str, str]
     since: int
     whole: bool
+    left_alone: frozenset[str]
 
 
 class Looks(Protocol):
@@ -80,6 +82,16 @@ class Looks(Protocol):
 
     async def look(self) -> tuple[Present, dict[str, str]]:
         """Return what was seen, and who said nothing and why."""
+
+
+class Guards(Protocol):
+    """Who keeps the flows of guards, and needs no request for it."""
+
+    async def look(self) -> tuple[list[WrongFlows], dict[str, str]]:
+        """Return what guards have wrong, and which said nothing and why."""
+
+    def hurry(self) -> None:
+        """Put it right now."""
 
 
 class Reconciler:
@@ -91,6 +103,8 @@ class Reconciler:
         database: Database,
         intake: Intake,
         look: Looks,
+        *,
+        guards: Guards,
         leads: Callable[[], bool],
     ) -> None:
         self._layout = Layout(settings)
@@ -99,6 +113,7 @@ class Reconciler:
         self._database = database
         self._intake = intake
         self._look = look
+        self._guards = guards
         self._leads = leads
         self._disturbances = Disturbances(partial(database.signals.wake, TOPIC), self._every)
         self._orphans: dict[Thing, float] = {}
@@ -125,7 +140,7 @@ class Reconciler:
         if not self._leads():
             self._orphans.clear()
             return
-        findings, _, since, whole = await self._compare()
+        findings, _, since, whole, _ = await self._compare()
         self._disturbances.seen(whole=whole)
         self._tell_lost(findings.lost)
         due = await self._of_known_slices(self._due(findings.repairs))
@@ -136,14 +151,20 @@ class Reconciler:
 
     async def plan(self) -> dict[str, Any]:
         """Return what differs at this moment."""
-        findings, silent, _, _ = await self._compare()
-        return document(findings, silent)
+        compared, flows = await self._compare_with_flows()
+        return document(compared.findings, flows, compared.silent)
 
     async def apply(self) -> dict[str, Any]:
         """Put everything right now, without grace; return what differed, and the requests' ids."""
-        findings, silent, since, _ = await self._compare()
-        sent = await self._act(findings, since, patient=False)
-        return {**document(findings, silent), "requests": sent}
+        compared, flows = await self._compare_with_flows()
+        self._guards.hurry()
+        sent = await self._act(compared.findings, compared.since, patient=False)
+        return {**document(compared.findings, flows, compared.silent), "requests": sent}
+
+    async def _compare_with_flows(self) -> tuple[Compared, list[WrongFlows]]:
+        compared, (flows, silent) = await asyncio.gather(self._compare(), self._guards.look())
+        settled = [one for one in flows if one.slice not in compared.left_alone]
+        return compared._replace(silent=compared.silent | silent), settled
 
     async def _compare(self) -> Compared:
         """Read the rows, then look: what is stored meanwhile has a number after the last."""
@@ -153,7 +174,7 @@ class Reconciler:
         present, silent = await self._look.look()
         whole = not silent and not wanted.left_alone
         silent |= {f"slice {name}": why for name, why in wanted.unplanned.items()}
-        return Compared(compare(wanted, present), silent, since, whole)
+        return Compared(compare(wanted, present), silent, since, whole, wanted.left_alone)
 
     def _due(self, repairs: Iterable[Repair]) -> list[Repair]:
         """Leave out the orphans that were not seen, look by look, for the time of grace."""
@@ -263,7 +284,9 @@ def deletion(unfinished: Unfinished) -> Request:
     return Request("vm.delete", key, f"vm:{unfinished.vm}", {"vm": unfinished.vm})
 
 
-def document(findings: Findings, silent: Mapping[str, str]) -> dict[str, Any]:
+def document(
+    findings: Findings, flows: Iterable[WrongFlows], silent: Mapping[str, str]
+) -> dict[str, Any]:
     """Return *findings* as the API shows them."""
     return {
         "repairs": [
@@ -287,5 +310,6 @@ def document(findings: Findings, silent: Mapping[str, str]) -> dict[str, Any]:
         ],
         "unfinished": [{"slice": one.slice, "vm": one.vm} for one in findings.unfinished],
         "lost": [thing.model_dump(mode="json") for thing in findings.lost],
+        "flows": [asdict(one) for one in flows],
         "unseen": dict(sorted(silent.items())),
     }

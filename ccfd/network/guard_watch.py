@@ -10,7 +10,7 @@ from contextlib import suppress
 import structlog
 
 from ccfd.errors import CcfdError
-from ccfd.network.guarding import Guarding
+from ccfd.network.guarding import Guarding, WrongFlows
 from ccfd.network.monitor import News
 from ccfd.settings import Settings
 
@@ -40,6 +40,26 @@ class GuardWatch:
         for guard, called in self._guards.items():
             if guard.host in news.hosts and news.what in ("heard", "restarted"):
                 called.set()
+
+    def hurry(self) -> None:
+        """Look at all guards now."""
+        for called in self._guards.values():
+            called.set()
+
+    async def look(self) -> tuple[list[WrongFlows], dict[str, str]]:
+        """Return what guards have wrong at this moment, and which said nothing and why."""
+        guards = list(self._guards)
+        told = await asyncio.gather(*(guard.look() for guard in guards), return_exceptions=True)
+        wrong: list[WrongFlows] = []
+        silent: dict[str, str] = {}
+        for guard, one in zip(guards, told, strict=True):
+            if isinstance(one, CcfdError):
+                silent[f"guard of {guard.host}"] = one.message
+            elif isinstance(one, BaseException):
+                raise one
+            else:
+                wrong += one
+        return wrong, silent
 
     async def run(self) -> None:
         """Watch, for ever."""

@@ -209,7 +209,12 @@ async def test_ipfix_tells_what_vms_of_one_host_send_each_other_and_sflow_does_n
         await fabric.make(watched)
         assert switch.vsctl("get", "open_vswitch", ".", "next_cfg") == changes
         (guarding,) = fabric.guards
-        assert await guarding.restore() == (0, 0), "flows are listed as they were set"
+        assert await guarding.look() == [], "flows are listed as they were set"
+        switch.ofctl("del-flows")
+        lost = await guarding.look()
+        assert [(wrong.vm, wrong.slice) for wrong in lost] == [(vm(10), "demo"), (vm(11), "demo")]
+        assert await guarding.restore() == (2, 0)
+        assert await guarding.look() == []
         there, back = (one.address, two.address), (two.address, one.address)
 
         def has_come() -> bool:

@@ -26,6 +26,7 @@ NOTHING: dict[str, Any] = {
     "states": [],
     "unfinished": [],
     "lost": [],
+    "flows": [],
     "unseen": {},
 }
 

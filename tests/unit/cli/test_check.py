@@ -224,3 +224,13 @@ async def test_what_the_settings_lack_is_named() -> None:
     with pytest.raises(Warned, match=r"^no \[slices\] ssh_key_secret_file") as warned:
         await probes.whole(Settings(host=(HOST,), network=network))
     assert "type 1" not in str(warned.value)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+async def test_the_nodes_guard_is_asked_where_a_hosts_vms_are_on_its_switch(
+    *, shared: bool
+) -> None:
+    node = NetworkNode(tunnel_ip=HOST.tunnel_ip if shared else "192.0.2.100")
+    async with probes.opened(Settings(host=(HOST,), network_node=node)) as asked:
+        guards = [probe.what for probe in asked if probe.what.endswith("guard")]
+    assert guards == ["node: guard" if shared else f"{HOST.name}: guard"]

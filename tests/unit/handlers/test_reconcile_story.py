@@ -17,7 +17,7 @@ from ccfd.store import tables
 from ccfd.store.database import Transaction
 from ccfd.workflow.intake import Intake
 from tests.harness import AMPLE, Harness
-from tests.twins import LookTwin
+from tests.twins import GuardsTwin, LookTwin
 from tests.unit.handlers.test_slice_story import VM
 
 
@@ -30,12 +30,14 @@ class Sweep:
         ours = repairs(harness.settings, self.counted.append)
         harness.handlers.update(ours)
         self.look = LookTwin(harness.world)
+        self.guards = GuardsTwin(harness.world)
         self.reconciler = Reconciler(
             harness.settings.model_copy(update={"reconcile": Reconcile(grace=grace)}),
             harness.database,
             Intake(harness.handlers, lambda _kind, _code: None),
             self.look,
-            lambda: True,
+            guards=self.guards,
+            leads=lambda: True,
         )
 
     async def apply(self) -> dict[str, Any]:
@@ -199,3 +201,34 @@ async def test_a_repair_that_fails_is_not_repeated_at_once(sweep: Sweep) -> None
     await sweep.apply()
     assert harness.ended[-1] == ("slice.repair", "failed")
     assert await sweep.round() == 1, "that one"
+
+
+async def test_what_guards_have_lost_is_planned_and_put_right_without_a_request(
+    sweep: Sweep,
+) -> None:
+    world = sweep.harness.world
+    assert (await sweep.reconciler.plan())["flows"] == []
+    kept = set(world.flows)
+    (lost,) = [at for at in kept if at[0] == "h1"]
+    world.flows = kept - {lost} | {("h2", "nobody")}
+    plan = await sweep.reconciler.plan()
+    assert [(one["host"], one["vm"], one["slice"]) for one in plan["flows"]] == [
+        (*lost, "demo"),
+        ("h2", None, None),
+    ]
+    assert plan["repairs"] == []
+    done = await sweep.apply()
+    assert (done["flows"], done["requests"]) == (plan["flows"], [])
+    assert world.flows == kept
+    sweep.guards.unseen = {"h2"}
+    assert (await sweep.reconciler.plan())["unseen"] == {"guard of h2": "no answer"}
+
+
+async def test_flows_of_a_slice_that_is_worked_on_are_no_difference(harness: Harness) -> None:
+    sweep = Sweep(harness)
+    async with harness.running():
+        await harness.ask("slice.create", slice="demo", gateway=False, vms=[{"name": "a", **VM}])
+    harness.world.flows.clear()
+    assert len((await sweep.reconciler.plan())["flows"]) == 1
+    await harness.send("slice.update", slice="demo", description="later")
+    assert (await sweep.reconciler.plan())["flows"] == []
