@@ -17,6 +17,7 @@ import os
 import struct
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -142,7 +143,7 @@ class Recording:
         self._more.set()
 
     async def run(self) -> None:
-        """Write what is kept, until `finish`; then close the file."""
+        """Write what is kept, until `finish` or until cancelled; then close the file."""
         try:
             while True:
                 await self._more.wait()
@@ -153,12 +154,23 @@ class Recording:
                 if is_last:
                     return
         finally:
-            self._file.close()
+            try:
+                await self._write()
+            finally:
+                self._file.close()
 
     async def _write(self) -> None:
         data, self._waiting = self._waiting, bytearray()
+        if not data:
+            return
+        loop = asyncio.get_running_loop()
+        writing = loop.run_in_executor(None, _write_all, self._file.fileno(), data)
         try:
-            await asyncio.to_thread(_write_all, self._file.fileno(), data)
+            await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            with suppress(OSError):
+                await writing  # a thread has the file in its hands
+            raise
         except OSError as exc:
             log.warning("recording not written", why=str(exc))
             self._stop(UNRECORDED)

@@ -97,8 +97,9 @@ async def test_a_disk_that_is_too_slow_holds_no_memory(
     assert (tmp_path / "x").stat().st_size <= 1000
 
 
+@pytest.mark.parametrize("is_cancelled", [False, True])
 async def test_what_is_shown_while_something_is_written_is_kept_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
 ) -> None:
     writes, goes_on = threading.Event(), threading.Event()
     write = recording._write_all
@@ -112,10 +113,14 @@ async def test_what_is_shown_while_something_is_written_is_kept_too(
     path = tmp_path / "x.screen"
     kept = await Recording.begun(path, "vnc", ABOUT, most=10**6, ended=lambda _why: None)
     async with asyncio.TaskGroup() as group:
-        group.create_task(kept.run())
+        running = group.create_task(kept.run())
         await asyncio.to_thread(writes.wait, AMPLE)
         kept.add(b"last words")
-        kept.finish()
+        if is_cancelled:
+            running.cancel()
+            await asyncio.sleep(0)
+        else:
+            kept.finish()
         goes_on.set()
     assert [data for _, data in pieces(path.read_bytes())] == [b"last words"]
 
