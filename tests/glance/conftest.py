@@ -60,8 +60,8 @@ def qcow2(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     folder = tmp_path_factory.mktemp("disk")
     (folder / "raw").write_bytes(bytes(range(256)) * (3 << 12))
     convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", "raw", "disk"]
-    subprocess.run(convert, cwd=folder, check=True, timeout=30)
-    subprocess.run(["qemu-img", "resize", "-q", "disk", "48M"], cwd=folder, check=True, timeout=30)
+    subprocess.run(convert, cwd=folder, check=True, timeout=90)
+    subprocess.run(["qemu-img", "resize", "-q", "disk", "48M"], cwd=folder, check=True, timeout=90)
     return (folder / "disk").read_bytes()
 
 

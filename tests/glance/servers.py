@@ -153,7 +153,7 @@ class Keystone(Server):
             }
         }
         request = _request("POST", f"{self.url}/v3/auth/tokens", None, json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=90) as answer:
             given: str = answer.headers["X-Subject-Token"]
         return given
 
@@ -162,7 +162,7 @@ class Keystone(Server):
         url = f"{self.url}/v3/auth/tokens"
         request = _request("DELETE", url, self.token("admin", "admin"), None)
         request.add_header("X-Subject-Token", token)
-        urllib.request.urlopen(request, timeout=30).close()
+        urllib.request.urlopen(request, timeout=90).close()
 
     def _add(self, kind: str, what: dict[str, Any], token: str) -> str:
         made: str = ask("POST", f"{self.url}/v3/{kind}s", token, {kind: what})[kind]["id"]
@@ -206,7 +206,7 @@ class Glance(Server):
             url = f"{self.url}/v2/images/{identity}/file"
             request = _request("PUT", url, self._token, content)
             request.add_header("Content-Type", "application/octet-stream")
-            urllib.request.urlopen(request, timeout=30).close()
+            urllib.request.urlopen(request, timeout=90).close()
         return identity
 
     def clear(self) -> None:
@@ -218,7 +218,7 @@ class Glance(Server):
 def ask(method: str, url: str, token: str | None = None, body: Any = None) -> Any:
     """Call, and return the JSON of the answer, if there is one."""
     data = None if body is None else json.dumps(body).encode()
-    with urllib.request.urlopen(_request(method, url, token, data), timeout=30) as answer:
+    with urllib.request.urlopen(_request(method, url, token, data), timeout=90) as answer:
         told = answer.read()
     return json.loads(told) if told else None
 

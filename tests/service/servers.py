@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import shutil
 import signal
 import socket
@@ -21,11 +22,19 @@ AS_POSTGRES = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups
 
 
 def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """Find a port that nobody listens on, to be bound later, and again after a restart.
+
+    None of those that the kernel gives to clients (ip(7), ip_local_port_range): a connection of
+    anybody's would take it meanwhile, even one to that port while nobody listens there.
+    """
+    told = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text()
+    first, last = map(int, told.split())
+    ports = [port for port in range(1024, 1 << 16) if not first <= port <= last]
+    while True:
+        port = random.choice(ports)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            return port
 
 
 def need(program: Path | None, package: str) -> Path:
