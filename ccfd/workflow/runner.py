@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from random import Random
 from typing import Any, Protocol
 
@@ -150,22 +151,25 @@ class Runner:
     ) -> list[CcfdError | None]:
         """Act on every step of the stage under way, side by side; wait for all of them.
 
-        The first in this task, each other one in a task of its own.
+        The first in this task, each other one in a task of its own; where one raises, no other
+        outlives it.
         """
         offset = flow.steps.offsets[flow.journal.stage]
         count = len(flow.steps.stages[flow.journal.stage])
-        if count == 1:
-            return [await act(flow, offset)]
+        # A task group costs as much as all that the engine does for the steps themselves.
+        others = [
+            asyncio.create_task(act(flow, offset + i))  # noqa: TID251
+            for i in range(1, count)
+        ]
         try:
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(act(flow, offset + i)) for i in range(1, count)]
-                first = await act(flow, offset)
-        except BaseExceptionGroup as raised:
-            lost, other = raised.split(LostError)
-            if lost is None or other is not None:
-                raise
-            raise LostError(flow.asked.request_id) from lost
-        return [first, *(task.result() for task in tasks)]
+            return [await act(flow, offset), *[await other for other in others]]
+        except BaseException:
+            for other in others:
+                other.cancel()
+            for other in others:
+                with suppress(BaseException):
+                    await other
+            raise
 
     async def _do(self, flow: Flow, index: int) -> CcfdError | None:
         """Have one effect; return the error that it ends with, if any."""

@@ -1,10 +1,19 @@
 """What a workflow does when steps fail, are slow, or cannot be undone."""
 
 import asyncio
+from random import Random
 from typing import Any
 
+import pytest
+
 from ccfd.errors import Refused, Transient
-from tests.harness import AMPLE, Harness
+from ccfd.store.database import utc_now
+from ccfd.workflow.journal import Journal
+from ccfd.workflow.records import Flow, LostError
+from ccfd.workflow.results import Asked
+from ccfd.workflow.runner import Runner
+from ccfd.workflow.steps import Effect, Step, in_order
+from tests.harness import AMPLE, Harness, Watched
 from tests.unit.handlers.test_slice_story import NOTHING, VM
 
 CREATE: dict[str, Any] = {"slice": "demo", "gateway": False, "vms": [{"name": "a", **VM}]}
@@ -187,3 +196,88 @@ async def test_different_slices_run_side_by_side(harness: Harness) -> None:
     assert {one["outcome"] for one in made} == {"succeeded"}
     assert len({one["result"]["subnet"] for one in made}) == 6
     assert len({one["result"]["vni"] for one in made}) == 6
+
+
+class Stage:
+    """One stage of three steps, of which number 0 loses its lease when it is told to."""
+
+    def __init__(self) -> None:
+        self.tell = asyncio.Event()
+        self.under_way: set[int] = set()
+        self.ended: set[int] = set()
+        self._is_held = True
+        steps = in_order(tuple(Step("wait", {"number": number}) for number in range(3)))
+        self.flow = Flow(
+            Asked(
+                request_id="r",
+                type="t",
+                key="k",
+                workflow_id="w",
+                correlation_id="c",
+                reply_to=None,
+                traceparent=None,
+                terminal_message_id="m",
+            ),
+            utc_now(),
+            None,  # type: ignore[arg-type]  # nothing is settled
+            {},
+            steps,
+            Journal.fresh(steps),
+            seq=1,
+            owner="me",
+            epoch=1,
+        )
+        self.runner = Runner(
+            {"wait": Effect(dict, self._wait, None)},
+            None,  # type: ignore[arg-type]  # nothing is recorded
+            Watched(),
+            held=lambda: self._is_held,
+            step_timeout=60.0,
+            retries=3,
+            clock=utc_now,
+            random=Random(1),
+        )
+
+    async def _wait(self, args: dict[str, int]) -> None:
+        self.under_way.add(args["number"])
+        try:
+            await self.tell.wait()
+            if args["number"]:
+                await asyncio.Event().wait()
+            self._is_held = False
+            raise Transient("host_unreachable", "and nobody may ask it again", retry_in=0.0)
+        finally:
+            self.ended.add(args["number"])
+
+    async def run(self) -> None:
+        """Carry it out, as far as that goes."""
+        await self.runner.run(self.flow)
+
+    async def begun(self) -> None:
+        """Wait until every step is under way."""
+        while len(self.under_way) < 3:
+            await asyncio.sleep(0)
+
+
+async def test_a_lost_lease_leaves_no_step_of_the_stage_behind() -> None:
+    stage = Stage()
+
+    async def lose() -> None:
+        await stage.begun()
+        stage.tell.set()
+
+    async with asyncio.timeout(AMPLE), asyncio.TaskGroup() as group:
+        group.create_task(lose())
+        with pytest.raises(LostError):
+            await stage.run()
+    assert stage.ended == {0, 1, 2}
+
+
+async def test_a_workflow_that_is_stopped_stops_every_step_of_its_stage() -> None:
+    stage = Stage()
+    async with asyncio.timeout(AMPLE), asyncio.TaskGroup() as group:
+        running = group.create_task(stage.run())
+        await stage.begun()
+        running.cancel()
+    assert running.cancelled()
+    assert stage.ended == {0, 1, 2}
