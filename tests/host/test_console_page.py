@@ -31,6 +31,8 @@ PHONE = {
 }
 DESK = {"viewport": {"width": 1100, "height": 760}, "locale": "en-GB"}
 
+pytestmark = pytest.mark.timeout(400)
+
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
