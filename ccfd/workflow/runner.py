@@ -156,7 +156,7 @@ class Runner:
         """
         offset = flow.steps.offsets[flow.journal.stage]
         count = len(flow.steps.stages[flow.journal.stage])
-        # A task group costs as much as all that the engine does for the steps themselves.
+        # Not in a task group, which costs some more: all of them are awaited just below.
         others = [
             asyncio.create_task(act(flow, offset + i))  # noqa: TID251
             for i in range(1, count)
