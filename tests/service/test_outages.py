@@ -165,9 +165,10 @@ async def test_a_full_disk_is_told_and_waited_for(
             assert not site.database.is_up, "it is said as long as it lasts"
             assert site.bus.consuming
             small_disk.make_room()
-            site.database._doubted_until = 0.0  # as if that time were over
             for request in requests:
                 assert (await portal.terminal(request)).type == "subnet.create.succeeded"
+            # As if that time were over: now that nothing that was under way can fail any more.
+            site.database._doubted_until = 0.0
             async with asyncio.timeout(WITHIN):
                 while not site.database.is_up:
                     await asyncio.sleep(0.05)
