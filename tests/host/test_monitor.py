@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from ccfd.model import names
 from ccfd.model.network import Controller, Export, Monitoring, Port
 from ccfd.network import Fabric
+from ccfd.network.bridges import datapath_id
 from ccfd.network.mirror import WatchedPort
 from ccfd.network.monitor import Monitor, News
 from ccfd.settings import Settings
@@ -104,9 +105,16 @@ async def test_the_watch_follows_ports_counters_controllers_and_restarts(
         await until(lambda: bool(seen_controllers(watch)))
         assert seen_controllers(watch) == [("tcp:127.0.0.1:6634", False)]
 
+        def identity() -> str:
+            name = names.bridge(1001)
+            return switch.vsctl("--if-exists", "get", "bridge", name, "datapath_id").strip('"')
+
+        known_by = datapath_id(1001, names.NODE)
+        assert identity() == known_by
         switch.kill()
         switch.start()
         await until(lambda: watch.told("restarted") == 1)
+        await until(lambda: identity() == known_by)
         one.stop()
         await until(lambda: not watch.is_up(one.name))
         assert watch.told("lost") == 0
