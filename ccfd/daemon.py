@@ -143,7 +143,13 @@ class Daemon:
         ours = known | repairs(settings, self.metrics.repaired)
         self.intake = Intake(known, lambda _kind, reason: self.metrics.dead_letter(reason))
         effects = drivers or self._effects()
-        self.records = Records(self.database, ours, self.intake, self.metrics.ended)
+        self.records = Records(
+            self.database,
+            ours,
+            self.intake,
+            self.metrics.ended,
+            concurrency=settings.workflow.concurrency,
+        )
         self.interventions = Interventions(self.database, ours)
         self.lease = Lease(self.database)
         self.stream = Stream(self.database)

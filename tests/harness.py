@@ -113,6 +113,7 @@ class Harness:
             self.handlers,
             self.intake,
             lambda kind, outcome, _s: self.ended.append((kind, outcome)),
+            concurrency=config.workflow.concurrency,
         )
         self.interventions = Interventions(self.database, self.handlers)
         self.watched = Watched()

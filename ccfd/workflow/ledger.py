@@ -24,7 +24,7 @@ OPEN = ("queued", "running", "undoing")
 MOST = 64
 """Entries that share a commit at most."""
 LANES = 2
-"""Commits under way at once: while one is written, the next fills."""
+"""Commits of a kind under way at once: while one is written, the next fills."""
 
 
 class Begun(NamedTuple):
@@ -88,17 +88,20 @@ Entry = Begun | Recorded | Undoing | Ended | Answered
 
 
 class Ledger:
-    """Writes entries.
+    """Writes entries of up to *concurrency* workflows at once.
 
     Each tells whether its request has been cancelled, or None when it is not its daemon's to
     write any more.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, concurrency: int) -> None:
         self._database = database
+        # Half of them at most: were all to wait for one commit, Python would rest while
+        # PostgreSQL works, and PostgreSQL while Python does.
+        most = min(MOST, max(1, concurrency // 2))
         self._shared = {
             kind: Sharing[Any, bool | None](
-                partial(self._together, kind), most=MOST, lanes=LANES, alone=RaceLost
+                partial(self._together, kind), most=most, lanes=LANES, alone=RaceLost
             )
             for kind in _STATEMENTS
         }

@@ -63,12 +63,14 @@ class Records:
         handlers: Handlers,
         intake: Intake,
         count: Count,
+        *,
+        concurrency: int,
     ) -> None:
         self._database = database
         self._handlers = handlers
         self._intake = intake
         self._count = count
-        self._ledger = Ledger(database)
+        self._ledger = Ledger(database, concurrency)
 
     async def begin(self, row: Row[Any], me: str) -> Flow | None:
         """Decide a waiting request as daemon *me*.

@@ -172,7 +172,7 @@ async def ours(url: str, at_once: int, count: int, shape: Sequence[int]) -> tupl
     handlers: Handlers = {Work.event: Work(shape)}
     counted, lease = Counted(), Lease(opened)
     effects, intake = counted.effects(), Intake(handlers, lambda *_: None)
-    records = Records(opened, handlers, intake, lambda *_: None)
+    records = Records(opened, handlers, intake, lambda *_: None, concurrency=at_once)
     runner = Runner(
         effects,
         records,

@@ -48,7 +48,7 @@ async def work(url: str) -> None:
 
     effects = {"work": Effect(Trivial, do, do)}
     intake = Intake(handlers, lambda *_: None)
-    records = Records(opened, handlers, intake, lambda *_: None)
+    records = Records(opened, handlers, intake, lambda *_: None, concurrency=FLOWS)
     runner = Runner(
         effects,
         records,

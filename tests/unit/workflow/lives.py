@@ -291,7 +291,7 @@ class Life:
         self.troubles: list[str] = []
         intake = Intake(handlers, lambda _kind, _code: None)
         mine = effects(self)
-        records = Records(self.link, handlers, intake, lambda *_: None)
+        records = Records(self.link, handlers, intake, lambda *_: None, concurrency=concurrency)
         runner = Runner(
             mine,
             records,
