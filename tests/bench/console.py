@@ -49,6 +49,7 @@ from ccfd.store import migrate, tables
 from ccfd.store.database import Database, Transaction
 from tests.lab.cache import built
 from tests.lab.shell import run, wait_until
+from tests.rows import run_vm
 from tests.vnc import SERVER_INIT
 
 WEBSOCKIFY = "websockify==0.13.0"
@@ -185,18 +186,7 @@ async def _one_vm(transaction: Transaction) -> None:
             },
         )
     )
-    await transaction.execute(
-        insert(tables.vm).values(
-            id=VM,
-            slice="demo",
-            name="a",
-            kind="slice",
-            state="running",
-            host="h1",
-            dhcp=True,
-            created_at=transaction.now,
-        )
-    )
+    await run_vm(VM, transaction)
 
 
 class NoSerials:

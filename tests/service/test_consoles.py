@@ -10,7 +10,8 @@ import pytest
 
 from ccfd.settings import Console
 from tests.harness import Harness
-from tests.unit.console.conftest import Site, closed, greet, run_vm, serving
+from tests.rows import run_vm
+from tests.unit.console.conftest import Site, closed, greet, serving
 from tests.vnc import Vnc
 
 

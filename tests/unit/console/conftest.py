@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
-from sqlalchemy import insert, update
+from sqlalchemy import update
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
@@ -26,8 +26,8 @@ from ccfd.http.stream import Stream
 from ccfd.model.screen import Screen
 from ccfd.settings import Console, Http, Settings
 from ccfd.store import tables
-from ccfd.store.database import Transaction
 from tests.harness import AMPLE, Harness
+from tests.rows import run_vm
 from tests.unit.http.test_api import Knows, token
 from tests.vnc import Vnc
 
@@ -200,22 +200,6 @@ async def vnc() -> Vnc:
 @pytest.fixture
 def limits() -> Console:
     return Console(sessions=4, sessions_per_vm=2, origins=(ORIGIN,))
-
-
-async def run_vm(vm: str, transaction: Transaction) -> None:
-    """Have a VM in the database, as one that runs."""
-    await transaction.execute(
-        insert(tables.vm).values(
-            id=vm,
-            slice="demo",
-            name="a",
-            kind="slice",
-            state="running",
-            host="h1",
-            dhcp=True,
-            created_at=transaction.now,
-        )
-    )
 
 
 @pytest.fixture
