@@ -36,8 +36,8 @@ from ccfd.model.vm import (
 from ccfd.network import dhcp_files
 from ccfd.network.gateway_plan import mark
 from ccfd.network.guarding import WrongFlows
+from ccfd.network.inventory import Inventory, SeenBridge, SeenControl, SeenPort
 from ccfd.network.node import SeenSlice
-from ccfd.network.snapshot import Inventory, SeenBridge, SeenControl, SeenPort
 from ccfd.vt.domains import Found
 from ccfd.vt.metadata import Owner
 from ccfd.workflow.steps import Effects

@@ -18,8 +18,8 @@ from ccfd.model.vm import Machine
 from ccfd.network import dhcp_files
 from ccfd.network.bridges import on_bridge
 from ccfd.network.gateway_plan import mark
+from ccfd.network.inventory import Inventory, SeenPort
 from ccfd.network.node import SeenSlice
-from ccfd.network.snapshot import Inventory, SeenPort
 from ccfd.vt.domains import Found
 
 _UUID_LENGTH = 36

@@ -8,8 +8,8 @@ from ccfd.errors import CcfdError
 from ccfd.handlers.layout import Layout
 from ccfd.handlers.reconcile_compare import Present, SeenHost
 from ccfd.model import names
+from ccfd.network.inventory import Inventory
 from ccfd.network.node import SeenSlice
-from ccfd.network.snapshot import Inventory
 from ccfd.settings import Settings
 from ccfd.vt.domains import Found
 

@@ -16,7 +16,7 @@ from ccfd.handlers.reconcile_compare import Present
 from ccfd.handlers.vm_states import INTERRUPTED, OBSERVED
 from ccfd.model import names
 from ccfd.model.slice import PlannedSlice, PlannedVm
-from ccfd.network.snapshot import SeenBridge, SeenPort
+from ccfd.network.inventory import SeenBridge, SeenPort
 from ccfd.vt.domains import Found
 
 

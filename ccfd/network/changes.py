@@ -4,7 +4,7 @@ A change is the operations of one transaction. The first of them is a `wait` for
 as it was seen, so that a change by somebody else makes the transaction fail instead of meeting it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -126,6 +126,11 @@ def wait(table: str, where: list[Any], columns: list[str], rows: list[dict[str, 
         "rows": rows,
         "timeout": 0,
     }
+
+
+def select(table: str, where: Sequence[object], columns: list[str]) -> Operation:
+    """Read *columns* of the rows that match *where*."""
+    return {"op": "select", "table": table, "where": [*where], "columns": columns}
 
 
 def insert_bridge(

@@ -16,17 +16,16 @@ from ccfd.network import bridges, control, external, guard, openflow, shaping
 from ccfd.network.changes import Change, Snapshot, Switch, with_fresh
 from ccfd.network.guard import SeenGuard
 from ccfd.network.guarding import Guarding
+from ccfd.network.inventory import Inventory, read_inventory
 from ccfd.network.ovsdb import OperationError, Ovsdb
 from ccfd.network.ports import is_unsettled
 from ccfd.network.rows import InterfaceRow
 from ccfd.network.snapshot import (
-    Inventory,
     has_bridge,
     read_bridge,
     read_down,
     read_guard,
     read_interfaces,
-    read_inventory,
     read_named,
     read_ports,
     read_qos,

@@ -266,6 +266,11 @@ def _own_number(port: Port | Tap | Patch, present: InterfaceRow, seen: Snapshot)
     return _Numbers(seen).next()
 
 
+def is_tap(row: InterfaceRow) -> bool:
+    """Tell whether a port of the guard is a VM's own, and no patch."""
+    return row.external_ids.get(GUARD) == TAP
+
+
 def is_unsettled(row: InterfaceRow) -> bool:
     """Tell whether a port's link must be looked at again: it has one to note, or is parked.
 

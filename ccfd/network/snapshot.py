@@ -1,16 +1,15 @@
-"""Reads what a switch's database holds at the moment: of one bridge, or of all that is ours."""
+"""Reads what a switch's database holds at the moment of one bridge, or of some ports."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ccfd.model import names
-from ccfd.model.network import Bridge, Export, Port, Ports
-from ccfd.network import control, exports, guard, samples, shaping
-from ccfd.network.changes import ABOUT, GUARD, HOST, IP, SLICE, VM, VNI, Snapshot
+from ccfd.model.network import Bridge, Port, Ports
+from ccfd.network import guard, samples
+from ccfd.network.changes import GUARD, HOST, SLICE, VM, VNI, Snapshot, select
 from ccfd.network.guard import SeenGuard
 from ccfd.network.ovsdb import DATABASE, Operation, Ovsdb, Result
-from ccfd.network.ports import MAC, PARKED, TAP
+from ccfd.network.ports import PARKED, is_tap
 from ccfd.network.rows import (
     BRIDGE_COLUMNS,
     COLLECTOR_COLUMNS,
@@ -20,9 +19,6 @@ from ccfd.network.rows import (
     PORT_COLUMNS,
     QOS_COLUMNS,
     BridgeRow,
-    CollectorRow,
-    ControllerRow,
-    ExportRow,
     InterfaceRow,
     PortRow,
     bridge_row,
@@ -37,82 +33,8 @@ from ccfd.network.rows import (
 )
 
 _NO_PORTS = [column for column in BRIDGE_COLUMNS if column != "ports"]
-_OF_PORTS = (("QoS", QOS_COLUMNS), (samples.TABLE, COLLECTOR_COLUMNS))
+OF_PORTS = (("QoS", QOS_COLUMNS), (samples.TABLE, COLLECTOR_COLUMNS))
 """Tables with rows that are tagged with the port that they are of."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenBridge:
-    """A bridge with a tag of ours; `vni` is None where that tag is missing.
-
-    `about` is what it tells of its slice, empty where an older release made it. `targets` are the
-    controllers that it dials; `secure` tells that it does not forward without them. `export` is
-    what it tells collectors.
-    """
-
-    name: str
-    slice: str
-    vni: int | None
-    about: str = ""
-    targets: tuple[str, ...] = ()
-    secure: bool = False
-    export: Export | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenPort:
-    """An interface with a tag of ours, whichever bridge it is on (None: on none of `bridges`).
-
-    `host` is whose it is, where several hosts share the switch. Of one on the guard `vni` is its
-    network's; `mac` and `ip` are what its VM is known by there, `export` is what is told of it.
-    """
-
-    name: str
-    slice: str
-    host: str | None = None
-    vm: str | None
-    kind: str
-    bridge: str | None
-    ofport: int | None
-    error: str | None
-    vni: int | None = None
-    mac: str | None = None
-    ip: str | None = None
-    bandwidth: int | None = None
-    export: Export | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenStray:
-    """A row that limits, or tells of, nothing any more: not the `port` that it says it is of."""
-
-    port: str
-    slice: str
-    host: str | None
-    vni: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenControl:
-    """The control network on a switch.
-
-    `uses` are as in `model.network.Control`, by the VNI and the name of the slice; `address` is
-    the switch's own with its prefix, or empty; `ports` are all names of ports on the bridge.
-    """
-
-    uses: Mapping[tuple[int, str], frozenset[str]]
-    address: str
-    ports: frozenset[str]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inventory:
-    """All that one switch holds of ours; `control` is None where it is not on that network."""
-
-    bridges: tuple[SeenBridge, ...]
-    ports: tuple[SeenPort, ...]
-    control: SeenControl | None = None
-    strays: tuple[SeenStray, ...] = ()
 
 
 async def read_bridge(db: Ovsdb, name: str, wanted: Iterable[str]) -> Snapshot:
@@ -122,8 +44,8 @@ async def read_bridge(db: Ovsdb, name: str, wanted: Iterable[str]) -> Snapshot:
     """
     config, bridges, *found = await db.transact(
         [
-            _select(DATABASE, [], ["next_cfg"]),
-            _select("Bridge", [["name", "==", name]], BRIDGE_COLUMNS),
+            select(DATABASE, [], ["next_cfg"]),
+            select("Bridge", [["name", "==", name]], BRIDGE_COLUMNS),
             *_by_name(sorted({name, *wanted})),
         ]
     )
@@ -169,8 +91,8 @@ async def read_named(db: Ovsdb, target: Bridge | Ports) -> Snapshot:
     wanted = [names.patch(port.vm) for port in target.ports if port.vm is not None]
     config, bridges, *found = await db.transact(
         [
-            _select(DATABASE, [], ["next_cfg"]),
-            _select("Bridge", [["name", "==", name]], _NO_PORTS),
+            select(DATABASE, [], ["next_cfg"]),
+            select("Bridge", [["name", "==", name]], _NO_PORTS),
             *_by_name(wanted),
         ]
     )
@@ -180,7 +102,7 @@ async def read_named(db: Ovsdb, target: Bridge | Ports) -> Snapshot:
     used = []
     if len(ports) < len(wanted):
         columns = ["ofport_request", "ofport"]
-        (numbers,) = await db.transact([_select("Interface", [_is_of(target.slice)], columns)])
+        (numbers,) = await db.transact([select("Interface", [_is_of(target.slice)], columns)])
         used = [number for row in numbers["rows"] for number in row.values()]
     return Snapshot(
         bridge=bridge,
@@ -205,15 +127,15 @@ async def read_guard(
     mine = _tagged({SLICE: target.slice, VNI: str(target.vni), HOST: target.host})
     named = _by_name([name for port in target.ports for name in _on_guard(port)])
     limits = [
-        _select(table, [_tagged({VM: vm})], columns) for vm in vms for table, columns in _OF_PORTS
+        select(table, [_tagged({VM: vm})], columns) for vm in vms for table, columns in OF_PORTS
     ]
     of_network = [
-        *(_select(table, [mine], columns) for table, columns in _OF_PORTS),
-        _select("Interface", [guard.IS_TAP, mine], INTERFACE_COLUMNS),
+        *(select(table, [mine], columns) for table, columns in OF_PORTS),
+        select("Interface", [guard.IS_TAP, mine], INTERFACE_COLUMNS),
     ]
     bridges, *rest = await db.transact(
         [
-            _select("Bridge", [["name", "==", names.GUARD]], _NO_PORTS),
+            select("Bridge", [["name", "==", names.GUARD]], _NO_PORTS),
             *named,
             *limits,
             *(of_network if whole else ()),
@@ -237,11 +159,11 @@ async def read_guard(
     collectors = {row.uuid: row for one in limited[1::2] for row in map(collector_row, one["rows"])}
     told = {row.ipfix for row in collectors.values() if row.ipfix is not None}
     exported = await _by_id(db, "IPFIX", told, EXPORT_COLUMNS["IPFIX"])
-    taps = {row.name: row.ofport_request for row in interfaces if _is_tap(row)}
+    taps = {row.name: row.ofport_request for row in interfaces if is_tap(row)}
     missing = {port.name for port in target.ports if port.vm is not None} - taps.keys()
     if others or missing or (taps and not vms):
         columns = ["name", "ofport_request"]
-        (found_taps,) = await db.transact([_select("Interface", [guard.IS_TAP], columns)])
+        (found_taps,) = await db.transact([select("Interface", [guard.IS_TAP], columns)])
         taps = {row["name"]: row["ofport_request"] for row in found_taps["rows"]}
     return SeenGuard(
         rows=Snapshot(
@@ -263,10 +185,6 @@ async def read_guard(
     )
 
 
-def _is_tap(row: InterfaceRow) -> bool:
-    return row.external_ids.get(GUARD) == TAP
-
-
 async def has_guard(db: Ovsdb) -> bool:
     """Tell whether the switch has a guard."""
     return await read_taps_of(db, ()) is not None
@@ -274,13 +192,13 @@ async def has_guard(db: Ovsdb) -> bool:
 
 async def has_bridge(db: Ovsdb, name: str) -> bool:
     """Tell whether the switch has a bridge called *name*."""
-    (bridges,) = await db.transact([_select("Bridge", [["name", "==", name]], ["name"])])
+    (bridges,) = await db.transact([select("Bridge", [["name", "==", name]], ["name"])])
     return bool(bridges["rows"])
 
 
 async def read_interfaces(db: Ovsdb, wanted: Iterable[str]) -> list[InterfaceRow]:
     """Read the rows of table Interface that are called so, on whichever bridge."""
-    ops = [_select("Interface", [["name", "==", name]], INTERFACE_COLUMNS) for name in wanted]
+    ops = [select("Interface", [["name", "==", name]], INTERFACE_COLUMNS) for name in wanted]
     found = await db.transact(ops) if ops else []
     return [interface_row(row) for one in found for row in one["rows"]]
 
@@ -290,9 +208,9 @@ async def read_taps_of(db: Ovsdb, vms: Iterable[str]) -> list[InterfaceRow] | No
     ours = [["name", "==", names.GUARD], _tagged({GUARD: "yes"})]
     bridges, *found = await db.transact(
         [
-            _select("Bridge", ours, ["name"]),
+            select("Bridge", ours, ["name"]),
             *(
-                _select("Interface", [guard.IS_TAP, _tagged({VM: vm})], INTERFACE_COLUMNS)
+                select("Interface", [guard.IS_TAP, _tagged({VM: vm})], INTERFACE_COLUMNS)
                 for vm in vms
             ),
         ]
@@ -302,7 +220,7 @@ async def read_taps_of(db: Ovsdb, vms: Iterable[str]) -> list[InterfaceRow] | No
 
 async def read_taps(db: Ovsdb) -> list[InterfaceRow]:
     """Read the taps of all VMs on the guard."""
-    (taps,) = await db.transact([_select("Interface", [guard.IS_TAP], INTERFACE_COLUMNS)])
+    (taps,) = await db.transact([select("Interface", [guard.IS_TAP], INTERFACE_COLUMNS)])
     return [interface_row(row) for row in taps["rows"]]
 
 
@@ -332,7 +250,7 @@ async def _inside(db: Ovsdb, bridge: BridgeRow | None, ports: Sequence[str]) -> 
     own = ["_uuid", "==", ["uuid", bridge.uuid]]
 
     def holds(some: Iterable[str]) -> Operation:
-        return _select("Bridge", [own, ["ports", "includes", to_uuids(some)]], ["name"])
+        return select("Bridge", [own, ["ports", "includes", to_uuids(some)]], ["name"])
 
     (together,) = await db.transact([holds(ports)])
     if together["rows"] or len(ports) == 1:
@@ -343,7 +261,7 @@ async def _inside(db: Ovsdb, bridge: BridgeRow | None, ports: Sequence[str]) -> 
 
 def _by_name(wanted: Iterable[str]) -> list[Operation]:
     return [
-        _select(table, [["name", "==", name]], columns)
+        select(table, [["name", "==", name]], columns)
         for name in wanted
         for table, columns in (("Interface", INTERFACE_COLUMNS), ("Port", PORT_COLUMNS))
     ]
@@ -365,8 +283,8 @@ async def read_ports(db: Ovsdb, bridge: str) -> frozenset[str] | None:
     """Name the ports of the bridge called *bridge*; None where there is no such bridge."""
     bridges, ports = await db.transact(
         [
-            _select("Bridge", [["name", "==", bridge]], BRIDGE_COLUMNS),
-            _select("Port", [], PORT_COLUMNS),
+            select("Bridge", [["name", "==", bridge]], BRIDGE_COLUMNS),
+            select("Port", [], PORT_COLUMNS),
         ]
     )
     if not bridges["rows"]:
@@ -379,7 +297,7 @@ async def read_tagged(db: Ovsdb, slice_name: str, wanted: Sequence[str]) -> list
     """Return the ids of those of the ports *wanted* that are the slice's, on whichever bridge."""
     results = await db.transact(
         [
-            _select(table, [["name", "==", one], *also], ["_uuid", "name"])
+            select(table, [["name", "==", one], *also], ["_uuid", "name"])
             for one in wanted
             for table, also in (
                 ("Interface", [_is_of(slice_name)]),
@@ -395,7 +313,7 @@ async def read_tagged(db: Ovsdb, slice_name: str, wanted: Sequence[str]) -> list
 async def read_down(db: Ovsdb, links: Sequence[str]) -> list[str]:
     """Return those of *links* that the switch has open and sees down."""
     results = await db.transact(
-        [_select("Interface", [["name", "==", one]], ["name", "admin_state"]) for one in links]
+        [select("Interface", [["name", "==", one]], ["name", "admin_state"]) for one in links]
     )
     rows = [row for result in results for row in result["rows"]]
     return [row["name"] for row in rows if row["admin_state"] == "down"]
@@ -404,137 +322,12 @@ async def read_down(db: Ovsdb, links: Sequence[str]) -> list[str]:
 async def read_qos(db: Ovsdb, ports: Sequence[str]) -> dict[str, str]:
     """Return the QoS row ids of those of *ports* that have one."""
     results = await db.transact(
-        [_select("Port", [["name", "==", one]], PORT_COLUMNS) for one in ports]
+        [select("Port", [["name", "==", one]], PORT_COLUMNS) for one in ports]
     )
     rows = [port_row(row) for result in results for row in result["rows"]]
     return {row.name: row.qos for row in rows if row.qos is not None}
 
 
-async def read_inventory(db: Ovsdb) -> Inventory:
-    """Read every bridge and interface that carries `external_ids:ccf-slice`."""
-    results = await db.transact(
-        [
-            _select("Bridge", [], BRIDGE_COLUMNS),
-            _select("Port", [], PORT_COLUMNS),
-            _select("Interface", [], INTERFACE_COLUMNS),
-            _select("Controller", [], CONTROLLER_COLUMNS),
-            *(_select(table, [], columns) for table, columns in _OF_PORTS),
-            *(_select(table, [], columns) for table, columns in EXPORT_COLUMNS.items()),
-        ]
-    )
-    (
-        bridges_result,
-        ports_result,
-        interfaces_result,
-        controllers_result,
-        qos_result,
-        collectors_result,
-        *exports_results,
-    ) = results
-    exported: dict[str, ExportRow] = {
-        row.uuid: row
-        for table, result in zip(EXPORT_COLUMNS, exports_results, strict=True)
-        for row in (export_row(table, one) for one in result["rows"])
-    }
-    controllers = {row.uuid: row for row in map(controller_row, controllers_result["rows"])}
-    bridges = [bridge_row(row) for row in bridges_result["rows"]]
-    ports = [port_row(row) for row in ports_result["rows"]]
-    bridge_of_port = {uuid: bridge.name for bridge in bridges for uuid in bridge.ports}
-    bridge_of = {uuid: bridge_of_port.get(port.uuid) for port in ports for uuid in port.interfaces}
-    interfaces = sorted(map(interface_row, interfaces_result["rows"]), key=lambda row: row.name)
-    limits = {row.uuid: row for row in map(qos_row, qos_result["rows"])}
-    limit_of = {port.name: limits.get(port.qos or "") for port in ports}
-    collectors = [collector_row(row) for row in collectors_result["rows"]]
-    told_of = _told_of(collectors, interfaces)
-    return Inventory(
-        bridges=tuple(
-            SeenBridge(
-                name=bridge.name,
-                slice=bridge.external_ids[SLICE],
-                vni=_number(bridge.external_ids.get(VNI)),
-                about=bridge.external_ids.get(ABOUT, ""),
-                targets=tuple(sorted(controllers[uuid].target for uuid in bridge.controllers)),
-                secure=bridge.fail_mode == "secure",
-                export=exports.read(
-                    exported[uuid] for uuids in bridge.exports.values() for uuid in uuids
-                ),
-            )
-            for bridge in sorted(bridges, key=lambda bridge: bridge.name)
-            if SLICE in bridge.external_ids
-        ),
-        ports=tuple(
-            SeenPort(
-                name=row.name,
-                slice=row.external_ids[SLICE],
-                host=row.external_ids.get(HOST),
-                vm=row.external_ids.get(VM),
-                kind=row.type,
-                bridge=bridge_of.get(row.uuid),
-                ofport=row.ofport,
-                error=row.error,
-                vni=_number(row.external_ids.get(VNI)),
-                mac=row.external_ids.get(MAC),
-                ip=row.external_ids.get(IP),
-                bandwidth=shaping.bandwidth_of(limit_of.get(row.name)),
-                export=exports.read(
-                    exported[one.ipfix]
-                    for one in (told_of.get(row.name),)
-                    if one is not None and one.ipfix in exported
-                ),
-            )
-            for row in interfaces
-            if SLICE in row.external_ids
-        ),
-        control=next(
-            (_control(row, controllers, ports) for row in bridges if control.is_control(row)), None
-        ),
-        strays=tuple(
-            SeenStray(
-                port=row.external_ids[shaping.PORT],
-                slice=row.external_ids[SLICE],
-                host=row.external_ids.get(HOST),
-                vni=_number(row.external_ids.get(VNI)),
-            )
-            for of_port, rows in ((limit_of, limits.values()), (told_of, collectors))
-            for row in rows
-            if {SLICE, shaping.PORT} <= row.external_ids.keys()
-            and of_port.get(row.external_ids[shaping.PORT]) != row
-        ),
-    )
-
-
-def _told_of(
-    collectors: Iterable[CollectorRow], interfaces: Iterable[InterfaceRow]
-) -> dict[str, CollectorRow]:
-    """Return the rows that tell of taps, by the taps' names."""
-    numbers = {row.name: row.ofport_request for row in interfaces if _is_tap(row)}
-    return {
-        name: row
-        for row in collectors
-        for name in (row.external_ids.get(shaping.PORT, ""),)
-        if (numbers.get(name) or 0) & ~PARKED == row.id
-    }
-
-
-def _control(
-    bridge: BridgeRow, controllers: Mapping[str, ControllerRow], ports: Iterable[PortRow]
-) -> SeenControl:
-    rows = [controllers[uuid] for uuid in bridge.controllers]
-    return SeenControl(
-        uses=control.uses_of(bridge),
-        address=control.address_of(rows),
-        ports=frozenset(port.name for port in ports if port.uuid in bridge.ports),
-    )
-
-
-def _number(text: str | None) -> int | None:
-    return int(text) if text is not None and text.isdecimal() else None
-
-
 async def _by_id(db: Ovsdb, table: str, ids: Iterable[str], columns: list[str]) -> list[Result]:
-    ops = [_select(table, [["_uuid", "==", ["uuid", one]]], columns) for one in sorted(ids)]
+    ops = [select(table, [["_uuid", "==", ["uuid", one]]], columns) for one in sorted(ids)]
     return [row for result in await db.transact(ops) for row in result["rows"]] if ops else []
-
-
-def _select(table: str, where: Sequence[object], columns: list[str]) -> Operation:
-    return {"op": "select", "table": table, "where": [*where], "columns": columns}

@@ -20,8 +20,8 @@ from ccfd.model import names
 from ccfd.model.network import Port
 from ccfd.model.slice import PlannedSlice, PlannedVm
 from ccfd.network.dhcp_files import mark
+from ccfd.network.inventory import Inventory, SeenBridge, SeenPort
 from ccfd.network.node import SeenSlice
-from ccfd.network.snapshot import Inventory, SeenBridge, SeenPort
 from ccfd.vt.domains import Found
 from ccfd.vt.metadata import Owner
 from tests.harness import lab_settings
