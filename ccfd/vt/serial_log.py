@@ -4,7 +4,7 @@ QEMU hands it to virtlogd (`stdio_handler` of qemu.conf, as distributions have i
 it to a file and begins a new one after 2 MiB (virtlogd.conf), so that no guest fills the disk: the
 older ones are FILE.0, FILE.1 and so on. The file is made as a volume of the pool before, for then
 libvirt knows it without having to read the directory again, and it can be read by libvirt's streams
-from wherever ccfd is (docs/adr/0028).
+from wherever ccfd is (docs/adr/0025).
 """
 
 from collections.abc import Mapping
