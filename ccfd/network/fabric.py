@@ -148,7 +148,7 @@ class Fabric:
 
         async def remove() -> tuple[bool, bool]:
             looks = partial(_look_at_all, place, bridge, others=True)
-            first = await self._converge(place, bridge, looks, decide)
+            first = await self._converge(place, bridge, looks, decide, leaving=True)
             stands = await has_bridge(place.db, names.bridge(bridge.vni))
             return first.rows.bridge is not None, stands
 
@@ -215,7 +215,7 @@ class Fabric:
 
         async def remove() -> tuple[bool, bool]:
             looks = partial(_look_at, place, ports, others=True)
-            first = await self._converge(place, ports, looks, decide)
+            first = await self._converge(place, ports, looks, decide, leaving=True)
             stands = not going or await has_bridge(place.db, names.GUARD)
             return first.guard.rows.bridge is not None, stands
 
@@ -288,7 +288,7 @@ class Fabric:
 
         async def remove() -> tuple[bool, bool]:
             looks = partial(_look_at_all, place, bridge, others=True)
-            first = await self._converge(place, bridge, looks, decide)
+            first = await self._converge(place, bridge, looks, decide, leaving=True)
             return first.rows.bridge is not None, await has_bridge(place.db, control.NAME)
 
         async with self._sharing[part.host]:
@@ -370,12 +370,15 @@ class Fabric:
         decide: Deciding,
         *,
         guess: Looking | None = None,
+        leaving: bool = False,
     ) -> Seen:
         """Look and change, until there is nothing to change and all is applied.
 
         After a change another look is needed only at links that it had the switch open: all else
-        is as it says, since its `wait` held. Returns what was seen first, or taken for seen:
-        *guess* is what is tried before anything is looked at.
+        is as it says, since its `wait` held. Whoever is *leaving* looks until nothing is left to
+        do: of several who left the guard at one moment each saw the others' taps, and the last
+        has to take it away. Returns what was seen first, or taken for seen: *guess* is what is
+        tried before anything is looked at.
         """
         opened: set[str] = set()
         first: Seen | None = None
@@ -394,7 +397,9 @@ class Fabric:
             if change.ops:
                 count = len(change.ops)
                 log.debug("switch changed", host=target.host, slice=target.slice, ops=count)
-            if not any(map(is_unsettled, await read_interfaces(place.db, change.opened))):
+            looks_again = leaving and bool(change.ops)
+            opened_now = await read_interfaces(place.db, change.opened)
+            if not looks_again and not any(map(is_unsettled, opened_now)):
                 return first
             opened |= change.opened
         raise Transient(
