@@ -1,7 +1,7 @@
 """A switch of a test file's own, and who is plugged into it: with nobody else on the machine.
 
-An Open vSwitch (userspace datapath) in namespaces of this thread. A test file that imports the
-fixtures has one, which is brought up once for it.
+An Open vSwitch (userspace datapath) in namespaces of this thread, brought up once for each test
+file that asks for it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,6 @@ AMPLE = 60.0
 CLONE_NEWNS = 0x00020000
 CLONE_NEWNET = 0x40000000
 LIBC = ctypes.CDLL(None, use_errno=True)
-
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 and not os.environ.get("CI"), reason="run as root: it makes namespaces"
-)
 
 
 def sh(*argv: str, timeout: float = AMPLE) -> str:
@@ -182,6 +178,8 @@ async def watched(fabric: Fabric, settings: Settings) -> AsyncIterator[list[str]
 @pytest.fixture(scope="module")
 def switch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Switch]:
     """A machine of our own: network and mount namespaces of this thread, with a switch inside."""
+    if os.geteuid() != 0 and not os.environ.get("CI"):
+        pytest.skip("run as root: it makes namespaces")
     folder = tmp_path_factory.mktemp("node")
     authority = Authority()
     identity, client = authority.issue("node", "127.0.0.1"), authority.issue("ccfd")

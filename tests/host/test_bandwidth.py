@@ -16,19 +16,11 @@ from tests.host.switch import (
     Guest,
     Switch,
     bridge,
-    fabric,
-    guests,
     link,
     ports,
-    pytestmark,
-    settings,
     sh,
-    switch,
     watched,
 )
-
-__all__ = ["fabric", "guests", "pytestmark", "settings", "switch"]
-
 
 BANDWIDTH = 10
 """Mbit/s."""

@@ -24,19 +24,12 @@ from tests.host.switch import (
     Switch,
     begin,
     bridge,
-    fabric,
-    guests,
     link,
     ports,
-    pytestmark,
-    settings,
     sh,
-    switch,
     user_of,
     wait_for,
 )
-
-__all__ = ["fabric", "guests", "pytestmark", "settings", "switch"]
 
 
 def namespace(slice_name: str = "demo", address: str = "10.0.0.1/24") -> Namespace:

@@ -21,15 +21,9 @@ from tests.host.switch import (
     Guest,
     Switch,
     bridge,
-    fabric,
     link,
-    pytestmark,
-    settings,
     sh,
-    switch,
 )
-
-__all__ = ["fabric", "pytestmark", "settings", "switch"]
 
 ROUTER = "203.0.113.254"
 OUTSIDE = "203.0.113.10"

@@ -14,19 +14,12 @@ from tests.host.switch import (
     Guest,
     Switch,
     bridge,
-    fabric,
-    guests,
     link,
     ports,
-    pytestmark,
-    settings,
     sh,
-    switch,
     vm,
     watched,
 )
-
-__all__ = ["fabric", "guests", "pytestmark", "settings", "switch"]
 
 
 async def test_a_vm_sends_by_its_own_addresses_only_whatever_its_tenant_does(

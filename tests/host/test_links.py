@@ -13,19 +13,12 @@ from tests.host.switch import (
     Guest,
     Switch,
     bridge,
-    fabric,
-    guests,
     link,
     ports,
-    pytestmark,
-    settings,
     sh,
-    switch,
     wait_for,
     watched,
 )
-
-__all__ = ["fabric", "guests", "pytestmark", "settings", "switch"]
 
 
 async def test_a_link_that_appears_after_its_row_carries_traffic(

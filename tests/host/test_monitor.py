@@ -22,18 +22,11 @@ from tests.host.switch import (
     Guest,
     Switch,
     bridge,
-    fabric,
-    guests,
     link,
-    pytestmark,
-    settings,
-    switch,
     tap,
     tunnel,
     vm,
 )
-
-__all__ = ["fabric", "guests", "pytestmark", "settings", "switch"]
 
 
 async def until(true: Callable[[], bool], within: float = 60) -> None:

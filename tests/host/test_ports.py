@@ -20,14 +20,9 @@ from tests.host.switch import (
     Guest,
     Switch,
     bridge,
-    fabric,
-    guests,
     link,
     ports,
-    pytestmark,
-    settings,
     sh,
-    switch,
     tap,
     tunnel,
     vm,
@@ -35,8 +30,6 @@ from tests.host.switch import (
     watched,
 )
 from tests.lab.pki import Authority
-
-__all__ = ["fabric", "guests", "pytestmark", "settings", "switch"]
 
 
 async def test_making_a_bridge_twice_gives_one_bridge_with_the_owners_tags(
