@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
+
+import pytest
 
 from ccfd.model import names
 from ccfd.model.network import Bridge, Controller
 from ccfd.network import Fabric, guard_flows
+from ccfd.network import fabric as fabric_module
 from ccfd.settings import Settings
 from tests.host.packets import arrive, frames
 from tests.host.switch import (
@@ -88,3 +92,27 @@ async def test_slices_come_to_the_guard_and_go_side_by_side(fabric: Fabric, swit
     await asyncio.gather(*map(fabric.remove, late))
     assert switch.vsctl("list-br") == ""
     assert names.GUARD not in sh("ip", "link")
+
+
+async def test_the_last_of_those_who_leave_at_one_moment_takes_the_guard_away(
+    fabric: Fabric, switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [
+        Bridge(host=names.NODE, slice=f"s{number}", vni=number, ports=(link(number),))
+        for number in (2, 3)
+    ]
+    await asyncio.gather(*map(fabric.make, both))
+    together, looked, look = asyncio.Barrier(2), set(), fabric_module._look_at_all
+
+    async def look_together(place: Any, target: Any, *, others: bool = False) -> Any:
+        seen = await look(place, target, others=others)
+        if target.slice not in looked:
+            looked.add(target.slice)
+            await together.wait()
+        return seen
+
+    monkeypatch.setattr(fabric_module, "_look_at_all", look_together)
+    # Else who was slow looks once more for another reason, and hides what is tested.
+    monkeypatch.setattr(fabric_module, "RESTART", 3.0)
+    await asyncio.gather(*map(fabric.remove, both))
+    assert switch.vsctl("list-br") == ""
