@@ -256,8 +256,9 @@ class Database:
                 "command_timeout": COMMAND_TIMEOUT,
                 "timeout": CONNECT_TIMEOUT,
                 # A costly plan (and one with a scan that is off is costly) would be compiled for
-                # seconds, to run for microseconds.
-                "server_settings": {"jit": "off", **session},
+                # seconds, to run for microseconds. By a bitmap, the first of a queue would be
+                # found by sorting all of it, where statistics say that it is short.
+                "server_settings": {"jit": "off", "enable_bitmapscan": "off", **session},
             },
             **pool,
         )

@@ -95,6 +95,9 @@ request = Table(
         "terminal IS NOT NULL OR state IN ('queued', 'running', 'undoing')", name="ends"
     ),
 )
+# What `workflow` looks up by key must not match an index of all requests in their order: where
+# statistics say that few are open, PostgreSQL would go through that one.
+QUEUED = "state = 'queued'"
 OPEN = "state IN ('queued', 'running', 'undoing')"
 RUNNING = "state IN ('running', 'undoing')"
 CHILD = "parent IS NOT NULL"
@@ -107,10 +110,10 @@ Index(
     sqlite_where=text(RUNNING),
 )
 Index(
-    "ix_request_open",
+    "ix_request_queued",
     request.c.seq,
-    postgresql_where=text(OPEN),
-    sqlite_where=text(OPEN),
+    postgresql_where=text(QUEUED),
+    sqlite_where=text(QUEUED),
 )
 Index(
     "ix_request_open_key",

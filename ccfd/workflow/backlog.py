@@ -10,7 +10,7 @@ from sqlalchemy.engine import Row
 
 from ccfd.store.database import Database, Transaction
 from ccfd.store.tables import daemon, request, workflow
-from ccfd.workflow.ledger import OPEN, must_wait
+from ccfd.workflow.ledger import OPEN, RUNNING, must_wait
 from ccfd.workflow.results import Asked
 from ccfd.workflow.steps import Steps
 
@@ -18,8 +18,6 @@ log = structlog.get_logger()
 
 INTERRUPTED = "interrupted"
 """The topic that is woken when a request under way may be without a daemon."""
-
-RUNNING = ("running", "undoing")
 
 AWAITING = "children"
 """The owner of a workflow that awaits its children; the daemon that looks when they have ended

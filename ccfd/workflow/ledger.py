@@ -11,7 +11,17 @@ from datetime import datetime
 from functools import partial
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, FromClause, Update, exists, func, insert, literal, or_, update
+from sqlalchemy import (
+    ColumnElement,
+    FromClause,
+    Update,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.engine import Row
 
 from ccfd.store.bulk import encoded
@@ -20,6 +30,7 @@ from ccfd.store.sharing import Sharing
 from ccfd.store.tables import Json, outbox, request, workflow
 
 OPEN = ("queued", "running", "undoing")
+RUNNING = ("running", "undoing")
 
 MOST = 64
 """Entries that share a commit at most."""
@@ -34,6 +45,7 @@ class Begun(NamedTuple):
     """
 
     seq: int
+    key: str
     owner: str
     plan: dict[str, Any]
     steps: dict[str, Any]
@@ -142,22 +154,25 @@ _SAY = """, said AS (
 SELECT seq, cancelled FROM ended"""
 
 # Who waits has neither begun nor a result. That is not asked of `state`: a condition on it matches
-# partial indexes, and without statistics PostgreSQL may look through one of them for `seq`.
+# partial indexes, and without statistics PostgreSQL may look through one of them for `seq`. Whether
+# another of its key comes first (`must_wait`) is asked by the key itself, for the same reason: of
+# `r.key` it could make a join, and go through all that are open for each that begins.
 # ruff: noqa: S608 - constants
 _STATEMENTS: dict[type[Entry], str] = {
     Begun: """
         WITH begun AS (
             UPDATE request AS r
-            SET state = 'running', started_at = $5, plan = $3, steps = $4
+            SET state = 'running', started_at = $6, plan = $4, steps = $5
             WHERE r.seq = $1 AND r.started_at IS NULL AND r.terminal IS NULL AND NOT r.cancelled
                 AND NOT EXISTS (
-                    SELECT FROM request AS o
-                    WHERE o.key = r.key AND o.state IN ('queued', 'running', 'undoing')
-                        AND (o.seq < r.seq OR o.state <> 'queued') AND o.seq <> r.seq)
+                    SELECT FROM request AS o WHERE o.key = $2 AND o.seq < $1
+                        AND o.state IN ('queued', 'running', 'undoing'))
+                AND NOT EXISTS (
+                    SELECT FROM request AS o WHERE o.key = $2 AND o.state IN ('running', 'undoing'))
             RETURNING r.seq, r.cancelled
         ), made AS (
             INSERT INTO workflow (seq, owner, epoch, journal)
-            SELECT seq, $2, 1, '' FROM begun
+            SELECT seq, $3, 1, '' FROM begun
         )
         SELECT seq, cancelled FROM begun""",
     Recorded: """
@@ -196,18 +211,19 @@ _STATEMENTS: dict[type[Entry], str] = {
 
 
 def must_wait(one: FromClause) -> ColumnElement[bool]:
-    """Return whether another of the same key comes first: one before it, or one under way.
+    """Return whether another comes before this queued request: the first of its key, or a running.
 
     One under way may have come after it: an undo that is tried again, or one whose message was
     stored first though its number is higher.
+
+    Two look-ups in an index, however many wait and whatever statistics say: "not exists" would be
+    a join, for which PostgreSQL goes through all that wait where it believes that few do.
     """
     other = request.alias()
-    return exists().where(
-        other.c.key == one.c.key,
-        other.c.seq != one.c.seq,
-        other.c.state.in_(OPEN),
-        or_(other.c.seq < one.c.seq, other.c.state != "queued"),
-    )
+    mine = select(other.c.seq).where(other.c.key == one.c.key)
+    first = mine.where(other.c.state.in_(OPEN)).order_by(other.c.seq).limit(1).scalar_subquery()
+    running = mine.where(other.c.state.in_(RUNNING)).scalar_subquery()
+    return or_(first < one.c.seq, running.is_not(None))
 
 
 async def _write_by_table(entry: Entry, transaction: Transaction) -> bool | None:

@@ -206,6 +206,7 @@ class Records:
         )
         begun = Begun(
             seq=flow.seq,
+            key=asked.key,
             owner=flow.owner,
             plan=flow.plan,
             steps=steps.to_json(),

@@ -3,13 +3,15 @@
 import asyncio
 from typing import Any
 
+import asyncpg
 import pytest
 from sqlalchemy import insert, select
 
 from ccfd.settings import Database
 from ccfd.store import tables
 from ccfd.store.database import Transaction
-from tests.harness import Harness, lab_settings
+from tests.bench.engine import IN_STAGES, ours
+from tests.harness import AMPLE, Harness, lab_settings
 from tests.twins import World
 from tests.unit.handlers.test_slice_story import NOTHING, VM
 
@@ -66,6 +68,40 @@ async def test_what_a_newer_daemon_began_is_left_to_it(
         )
         assert held == "dead"
     await harness.database.close()
+
+
+async def test_a_workflow_costs_the_same_however_many_wait(database_url: str) -> None:
+    await ours(database_url, at_once=16, count=100, shape=IN_STAGES)
+    # From now on PostgreSQL believes that hardly any request waits, as after a quiet hour.
+    await ask(database_url, "ANALYZE")
+    before = await entries_read(database_url)
+    await ours(database_url, at_once=16, count=1000, shape=IN_STAGES)
+    read = (await entries_read(database_url) - before) / 1000
+    assert read < 20
+
+
+async def entries_read(url: str) -> int:
+    """Return how many entries have been read in the indexes of requests, their key's excepted."""
+    # A session tells at its end at the latest what it has read.
+    others = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    async with asyncio.timeout(AMPLE):
+        while await ask(url, f"{others} AND pid <> pg_backend_pid()"):
+            await asyncio.sleep(0.05)
+    read: int = await ask(
+        url,
+        "SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes"
+        " WHERE relname = 'request' AND indexrelname <> 'pk_request'",
+    )
+    return read
+
+
+async def ask(url: str, statement: str) -> Any:
+    """Execute *statement*; return its first value."""
+    connection = await asyncpg.connect(url.replace("+asyncpg", ""))
+    try:
+        return await connection.fetchval(statement)
+    finally:
+        await connection.close()
 
 
 async def put_under_way(

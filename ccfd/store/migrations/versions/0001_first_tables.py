@@ -202,18 +202,18 @@ def upgrade() -> None:
             sqlite_where=sa.text("ended_at IS NOT NULL"),
         )
         batch_op.create_index(
-            "ix_request_open",
-            ["seq"],
-            unique=False,
-            postgresql_where=sa.text("state IN ('queued', 'running', 'undoing')"),
-            sqlite_where=sa.text("state IN ('queued', 'running', 'undoing')"),
-        )
-        batch_op.create_index(
             "ix_request_open_key",
             ["key", "seq"],
             unique=False,
             postgresql_where=sa.text("state IN ('queued', 'running', 'undoing')"),
             sqlite_where=sa.text("state IN ('queued', 'running', 'undoing')"),
+        )
+        batch_op.create_index(
+            "ix_request_queued",
+            ["seq"],
+            unique=False,
+            postgresql_where=sa.text("state = 'queued'"),
+            sqlite_where=sa.text("state = 'queued'"),
         )
         batch_op.create_index(
             "uq_request_running_key",
