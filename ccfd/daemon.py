@@ -168,7 +168,7 @@ class Daemon:
             held=lambda: self.lease.held,
             step_timeout=settings.workflow.step_timeout,
             retries=settings.workflow.retries,
-            clock=self.database.clock,
+            clock=time.time,
             random=Random(),  # noqa: S311 - jitter
         )
         self.engine = Engine(

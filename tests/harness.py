@@ -125,7 +125,7 @@ class Harness:
             held=lambda: self.lease.held,
             step_timeout=AMPLE,
             retries=retries,
-            clock=self.database.clock,
+            clock=lambda: self.database.clock().timestamp(),
             random=Random(1),
         )
         self.engine = self.fresh_engine()

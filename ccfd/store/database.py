@@ -198,11 +198,11 @@ class Signals:
 
 async def told_or_later(told: asyncio.Event, seconds: float) -> None:
     """Wait until *told* is set, *seconds* at most, and clear it."""
+    later = asyncio.get_running_loop().call_later(seconds, told.set)
     try:
-        async with asyncio.timeout(seconds):
-            await told.wait()
-    except TimeoutError:
-        pass
+        await told.wait()
+    finally:
+        later.cancel()
     told.clear()
 
 
@@ -370,7 +370,11 @@ class Database:
         """
         line, driver = self._lines.pop() if self._lines else await self._open_line()
         try:
-            rows: Sequence[Mapping[str, Any]] = await driver.fetchmany(statement, arguments)
+            rows: Sequence[Mapping[str, Any]]
+            if len(arguments) == 1:
+                rows = await driver.fetch(statement, *arguments[0])
+            else:
+                rows = await driver.fetchmany(statement, arguments)
         except BaseException as exc:
             # What became of it is not known, or nobody waits for it any more.
             await asyncio.shield(_hang_up(line))

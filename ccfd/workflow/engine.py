@@ -156,7 +156,8 @@ class Engine:
     def _ended(self, seq: int, _task: asyncio.Task[None]) -> None:
         del self._tasks[seq]
         self._at_rest.discard(seq)
-        self._database.signals.wake(REQUESTS)
+        if self._free:
+            self._database.signals.wake(REQUESTS)
 
     def _rest(self, seq: int) -> None:
         self._at_rest.add(seq)

@@ -12,7 +12,6 @@ costs the same however many steps there are.
 
 import json
 from dataclasses import dataclass, field
-from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -64,17 +63,17 @@ class StepRecord:
         """Read the stored form."""
         return cls(**{**stored, "state": StepState(stored["state"])})
 
-    def begin(self, now: datetime) -> None:
+    def begin(self, now: float) -> None:
         """Note that the step's effect may happen from now on."""
         self.state = StepState.STARTED
         if self.started_at is None:
-            self.started_at = now.timestamp()
+            self.started_at = now
         self.ended_at = None
 
-    def end(self, state: StepState, now: datetime, error: dict[str, Any] | None = None) -> None:
+    def end(self, state: StepState, now: float, error: dict[str, Any] | None = None) -> None:
         """Note how it ended."""
         self.state = state
-        self.ended_at = now.timestamp()
+        self.ended_at = now
         self.error = error
 
 

@@ -10,7 +10,6 @@ import structlog
 
 from ccfd.calls import KEPT, collected
 from ccfd.errors import CcfdError, Refused, Transient
-from ccfd.store.database import Clock
 from ccfd.workflow import retry
 from ccfd.workflow.deadline import Deadline
 from ccfd.workflow.journal import Move, StepRecord, StepState
@@ -62,7 +61,8 @@ class Stopping(Exception):
 class Runner:
     """Carries out workflows. `step_timeout` in seconds; `retries` after the first attempt.
 
-    `held` tells whether this daemon still may: no effect is begun when it may not.
+    `clock` tells seconds since the epoch; `held`, whether this daemon still may: no effect is
+    begun when it may not.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Runner:
         held: Callable[[], bool],
         step_timeout: float,
         retries: int,
-        clock: Clock,
+        clock: Callable[[], float],
         random: Random,
     ) -> None:
         self._effects = effects

@@ -8,7 +8,8 @@ workflows at once:
   stages, as `slice.create` has them, and one after another, each a stage of its own;
 - DBOS Transact, where it is installed (`.venv/bin/pip install -e '.[bench]'`).
 
-ccfd and DBOS find their workflows waiting in the database; progress messages are off.
+ccfd and DBOS find their workflows waiting in the database; progress messages are off. All take
+turns, in short rounds; the median of the rounds counts, and of their ratios.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
+from statistics import median
 from typing import Any, ClassVar
 
 import asyncpg
@@ -55,8 +57,8 @@ IN_STAGES = (3, 3, 2)
 """Steps a stage: `slice.create` of two VMs on two hosts has five, four and two."""
 IN_A_ROW = (1,) * STEPS
 AT_ONCE = (1, 16, 64)
-SECONDS = 4.0
-"""About how long each of the measurements shall take."""
+SECONDS = 1.5
+"""About how long each turn shall take."""
 
 
 class Body(BaseModel):
@@ -180,7 +182,7 @@ async def ours(url: str, at_once: int, count: int, shape: Sequence[int]) -> tupl
         held=lambda: lease.held,
         step_timeout=60.0,
         retries=3,
-        clock=opened.clock,
+        clock=time.time,
         random=random.Random(1),
     )
     backlog = Backlog(opened, handlers, effects)
@@ -265,7 +267,7 @@ def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     spare_the_collector()
     parser = argparse.ArgumentParser(prog="python -m tests.bench.engine")
-    parser.add_argument("rounds", nargs="?", type=int, default=2, help="the best counts")
+    parser.add_argument("rounds", nargs="?", type=int, default=5, help="the median counts")
     parser.add_argument("--no-dbos", action="store_true", help="leave DBOS out")
     asked = parser.parse_args()
     has_dbos = not asked.no_dbos and importlib.util.find_spec("dbos") is not None
@@ -274,25 +276,33 @@ def main() -> None:
 
 
 def _measure(url: str, rounds: int, *, has_dbos: bool) -> None:
-    print(f"{STEPS} steps, fsync on; workflows/s, best of {rounds}; CPU in ms a workflow")
+    print(f"{STEPS} steps, fsync on; workflows/s, median of {rounds}; CPU in ms a workflow")
     print("at once   floor |  ccfd in 3 stages    |  ccfd in 8 stages    |   DBOS  x DBOS")
     print("                |  /s   x floor   CPU  |  /s   x floor   CPU  |   /s   in 3  in 8")
     for at_once in AT_ONCE:
-        bare = other = 0.0
-        mine = [(0.0, 0.0), (0.0, 0.0)]
+        count = _count(300, at_once, SECONDS)
+        bare, other = list[float](), list[float]()
+        mine: list[list[tuple[float, float]]] = [[], []]
         for _ in range(rounds):
-            bare = max(bare, asyncio.run(floor(url, at_once, _count(300, at_once, SECONDS))))
-            for number, shape in enumerate((IN_STAGES, IN_A_ROW)):
-                count = _count(300, at_once, SECONDS)
-                mine[number] = max(mine[number], asyncio.run(ours(url, at_once, count, shape)))
+            bare.append(asyncio.run(floor(url, at_once, count)))
+            for measured, shape in zip(mine, (IN_STAGES, IN_A_ROW), strict=True):
+                measured.append(asyncio.run(ours(url, at_once, count, shape)))
             if has_dbos:
-                other = max(other, dbos(url, at_once, int(25 * SECONDS)))
-        line = f"{at_once:7d} {bare:7.0f} |"
-        for rate, cpu in mine:
-            line += f"{rate:6.0f} {rate / bare:7.2f} {cpu:6.2f} |"
-        compared = [f"{rate / other:6.1f}" for rate, _ in mine] if has_dbos else ["not installed"]
-        print(line + f" {other:6.0f}" + "".join(compared))
+                other.append(dbos(url, at_once, int(25 * SECONDS)))
+        line = f"{at_once:7d} {median(bare):7.0f} |"
+        for measured in mine:
+            rates, cpu = zip(*measured, strict=True)
+            line += f"{median(rates):6.0f} {_times(rates, bare):7.2f} {median(cpu):6.2f} |"
+        if has_dbos:
+            line += f" {median(other):6.0f}"
+            line += "".join(f"{_times([r for r, _ in one], other):6.1f}" for one in mine)
+        print(line if has_dbos else line + " not installed")
     print(profile(url, AT_ONCE[1]))
+
+
+def _times(rates: Sequence[float], floors: Sequence[float]) -> float:
+    """Return the median of how many times as fast it was as the floor beside it."""
+    return median(rate / bare for rate, bare in zip(rates, floors, strict=True))
 
 
 def _count(a_second: int, at_once: int, seconds: float) -> int:

@@ -56,7 +56,7 @@ async def work(url: str) -> None:
         held=lambda: lease.held,
         step_timeout=60.0,
         retries=3,
-        clock=opened.clock,
+        clock=time.time,
         random=random.Random(1),
     )
     async with opened.read() as transaction:

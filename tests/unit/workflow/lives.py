@@ -299,7 +299,7 @@ class Life:
             held=lambda: self.lease.held,
             step_timeout=STEP_TIMEOUT,
             retries=RETRIES,
-            clock=clock.utc,
+            clock=lambda: clock.utc().timestamp(),
             random=Random(1),
         )
         backlog = Backlog(self.link, handlers, mine)

@@ -1,14 +1,12 @@
 """The journal's log says the same as the journal, however often it was read in between."""
 
-from datetime import UTC, datetime
-
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ccfd.workflow.journal import Journal, StepState
 from ccfd.workflow.steps import Step, Steps
 
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
+NOW = 1767225600.25
 ERROR = {"code": "internal", "message": "two\nlines, and \u2028 one more"}
 STEPS = Steps(
     tuple(tuple(Step("make", {"n": n}) for n in range(width)) for width in (1, 3, 2)), pivot=3

@@ -1,6 +1,7 @@
 """What a workflow does when steps fail, are slow, or cannot be undone."""
 
 import asyncio
+import time
 from random import Random
 from typing import Any
 
@@ -234,7 +235,7 @@ class Stage:
             held=lambda: self._is_held,
             step_timeout=60.0,
             retries=3,
-            clock=utc_now,
+            clock=time.time,
             random=Random(1),
         )
 
