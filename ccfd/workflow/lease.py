@@ -12,6 +12,8 @@ SQLite serves one daemon (`Database.take_hold`): there a new start is proof enou
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
+from time import monotonic
 from uuid import uuid4
 
 import structlog
@@ -76,9 +78,7 @@ class Lease:
     @property
     def held(self) -> bool:
         """Tell whether nobody else can have taken this daemon's work yet."""
-        if self._database.is_sqlite:
-            return bool(self.id)
-        return bool(self.id) and asyncio.get_running_loop().time() < self._until
+        return monotonic() < self._until
 
     async def run(self) -> None:
         """Register, and give signs of life until cancelled; anew after each loss."""
@@ -111,18 +111,17 @@ class Lease:
         transaction.after(lambda: self._begin_alone(fresh))
 
     def _begin_alone(self, fresh: str) -> None:
-        self.id, self.leads = fresh, True
+        self.id, self._until, self.leads = fresh, inf, True
         self.on_change()
 
     async def _live(self, connection: AsyncConnection) -> None:
         """Give signs of life on *connection* as long as it lasts."""
-        loop = asyncio.get_running_loop()
         try:
             await self._register(connection)
             while True:
                 await asyncio.sleep(EVERY)
                 # A database that hangs must not keep us from noticing that our time is over.
-                async with asyncio.timeout(max(0.0, self._until - loop.time())):
+                async with asyncio.timeout(max(0.0, self._until - monotonic())):
                     await self._renew(connection)
                     await self._bury(connection)
         except asyncio.CancelledError:
@@ -141,7 +140,7 @@ class Lease:
         if self.id:
             await self._renew(connection)
         else:
-            began = asyncio.get_running_loop().time()
+            began = monotonic()
             await connection.execute(insert(daemon).values(id=fresh, heartbeat_at=func.now()))
             self.id, self._until = fresh, began + LEASE
             log.info("registered", daemon=fresh)
@@ -161,7 +160,7 @@ class Lease:
             self._database.signals.wake(topic)
 
     async def _renew(self, connection: AsyncConnection) -> None:
-        began = asyncio.get_running_loop().time()
+        began = monotonic()
         renewed = await connection.execute(
             update(daemon).where(daemon.c.id == self.id).values(heartbeat_at=func.now())
         )
