@@ -1,6 +1,6 @@
 """Whether anything was asked since hosts were looked at: what was seen may be stale then."""
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select, union_all
 
 from ccfd.store.database import Transaction
 from ccfd.store.tables import request
@@ -17,13 +17,9 @@ async def is_untouched(key: str, since: int, transaction: Transaction, *, but_by
 
     Requests of the type *but_by* do not count.
     """
-    touched = await transaction.scalar(
-        select(request.c.seq)
-        .where(
-            request.c.key == key,
-            request.c.type != but_by,
-            or_(request.c.seq > since, request.c.state.in_(OPEN)),
-        )
-        .limit(1)
-    )
-    return touched is None
+    mine = select(request.c.seq).where(request.c.key == key, request.c.type != but_by)
+    # Each has its index; for "or" PostgreSQL would read all that is remembered.
+    touched = union_all(
+        mine.where(request.c.seq > since), mine.where(request.c.state.in_(OPEN))
+    ).limit(1)
+    return await transaction.one(touched) is None

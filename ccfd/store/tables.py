@@ -100,6 +100,7 @@ request = Table(
 QUEUED = "state = 'queued'"
 OPEN = "state IN ('queued', 'running', 'undoing')"
 RUNNING = "state IN ('running', 'undoing')"
+STUCK = "state = 'stuck'"
 CHILD = "parent IS NOT NULL"
 ENDED = "ended_at IS NOT NULL"
 Index(
@@ -121,6 +122,12 @@ Index(
     request.c.seq,
     postgresql_where=text(OPEN),
     sqlite_where=text(OPEN),
+)
+Index(
+    "ix_request_stuck",
+    request.c.seq,
+    postgresql_where=text(STUCK),
+    sqlite_where=text(STUCK),
 )
 Index(
     "ix_request_child",

@@ -211,10 +211,10 @@ _STATEMENTS: dict[type[Entry], str] = {
 
 
 def must_wait(one: FromClause) -> ColumnElement[bool]:
-    """Return whether another comes before this queued request: the first of its key, or a running.
+    """Return whether a queued request has to let another of its key go first.
 
-    One under way may have come after it: an undo that is tried again, or one whose message was
-    stored first though its number is higher.
+    One that waits before it, or one under way; which may have come after it: an undo that is tried
+    again, or one whose message was stored first though its number is higher.
 
     Two look-ups in an index, however many wait and whatever statistics say: "not exists" would be
     a join, for which PostgreSQL goes through all that wait where it believes that few do.

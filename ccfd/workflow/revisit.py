@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import select, union_all
 
 from ccfd.errors import Refused
 from ccfd.store.database import Database
@@ -24,8 +24,11 @@ LOOK = 10.0
 MOST = 12
 """Times the first pause that the longest one is: an hour with five minutes."""
 
-_OPEN = select(request.c.request_id, request.c.state).where(
-    request.c.state.in_(("stuck", "undoing"))
+_OPEN = union_all(
+    *(
+        select(request.c.request_id, request.c.state).where(request.c.state == state)
+        for state in ("stuck", "undoing")
+    )
 )
 
 

@@ -216,6 +216,13 @@ def upgrade() -> None:
             sqlite_where=sa.text("state = 'queued'"),
         )
         batch_op.create_index(
+            "ix_request_stuck",
+            ["seq"],
+            unique=False,
+            postgresql_where=sa.text("state = 'stuck'"),
+            sqlite_where=sa.text("state = 'stuck'"),
+        )
+        batch_op.create_index(
             "uq_request_running_key",
             ["key"],
             unique=True,
