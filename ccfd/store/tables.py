@@ -100,6 +100,7 @@ request = Table(
 QUEUED = "state = 'queued'"
 OPEN = "state IN ('queued', 'running', 'undoing')"
 RUNNING = "state IN ('running', 'undoing')"
+# Asked for beside those that are open: each has its index, so nobody reads all that is remembered.
 STUCK = "state = 'stuck'"
 CHILD = "parent IS NOT NULL"
 ENDED = "ended_at IS NOT NULL"

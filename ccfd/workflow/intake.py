@@ -17,6 +17,7 @@ from ccfd.store import outbox, tables
 from ccfd.store.bulk import insert_new
 from ccfd.store.database import Transaction
 from ccfd.workflow.handler import Handler, Handlers
+from ccfd.workflow.ledger import OPEN
 from ccfd.workflow.results import Asked
 
 REQUESTS = "requests"
@@ -184,7 +185,7 @@ class Intake:
         which = and_(
             tables.request.c.key == new.asked.key,
             tables.request.c.seq < seq,
-            tables.request.c.state.in_(("queued", "running", "undoing")),
+            tables.request.c.state.in_(OPEN),
             tables.request.c.type.in_(new.cancels),
         )
         await cancel(which, transaction)

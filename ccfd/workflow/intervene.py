@@ -12,6 +12,7 @@ from ccfd.workflow.backlog import INTERRUPTED
 from ccfd.workflow.handler import Handlers
 from ccfd.workflow.intake import REQUESTS, cancel
 from ccfd.workflow.journal import Journal
+from ccfd.workflow.ledger import RUNNING
 from ccfd.workflow.steps import Steps
 
 NOBODY = "nobody"
@@ -58,7 +59,7 @@ class Interventions:
             row = await self._stuck(request_id, transaction)
             busy = await transaction.scalar(
                 select(request.c.request_id).where(
-                    request.c.key == row.key, request.c.state.in_(("running", "undoing"))
+                    request.c.key == row.key, request.c.state.in_(RUNNING)
                 )
             )
             if busy is not None:
