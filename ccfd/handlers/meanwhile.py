@@ -4,7 +4,7 @@ from sqlalchemy import func, select, union_all
 
 from ccfd.store.database import Transaction
 from ccfd.store.tables import request
-from ccfd.workflow.ledger import OPEN
+from ccfd.workflow.ledger import is_open
 
 
 async def latest(transaction: Transaction) -> int:
@@ -19,7 +19,5 @@ async def is_untouched(key: str, since: int, transaction: Transaction, *, but_by
     """
     mine = select(request.c.seq).where(request.c.key == key, request.c.type != but_by)
     # Each has its index; for "or" PostgreSQL would read all that is remembered.
-    touched = union_all(
-        mine.where(request.c.seq > since), mine.where(request.c.state.in_(OPEN))
-    ).limit(1)
+    touched = union_all(mine.where(request.c.seq > since), mine.where(is_open(request))).limit(1)
     return await transaction.one(touched) is None

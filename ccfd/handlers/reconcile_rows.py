@@ -13,7 +13,7 @@ from ccfd.handlers.slice_events import planned_slice
 from ccfd.handlers.vm_states import Vm
 from ccfd.store import tables
 from ccfd.store.database import Transaction
-from ccfd.workflow.ledger import OPEN
+from ccfd.workflow.ledger import is_open
 from ccfd.workflow.results import SLICE_KEY
 
 SETTLED = ("active", "stopped")
@@ -22,7 +22,7 @@ SETTLED = ("active", "stopped")
 async def read(layout: Layout, transaction: Transaction) -> Wanted:
     """Read what everybody shall have. Slices that a request is at work on are left alone."""
     request = tables.request
-    keys = await transaction.all(select(request.c.key).where(request.c.state.in_(OPEN)).distinct())
+    keys = await transaction.all(select(request.c.key).where(is_open(request)).distinct())
     busy = {row.key.removeprefix(SLICE_KEY) for row in keys}
     return await _read(layout, select(tables.slices), busy, transaction)
 

@@ -4,9 +4,10 @@ The rows themselves are the timers, so nothing is lost by a restart.
 """
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Column, ColumnElement, delete, func, select, update
 
 from ccfd.ipam import subnets
 from ccfd.requests.decode import Event
@@ -15,7 +16,7 @@ from ccfd.store.database import Database, Transaction
 from ccfd.store.outbox import timestamp
 from ccfd.store.rounds import rounds
 from ccfd.store.tables import outbox as outbox_table
-from ccfd.store.tables import request, slices
+from ccfd.store.tables import request, slices, workflow
 from ccfd.workflow.intake import Intake
 
 TOPIC = "timers"
@@ -23,6 +24,8 @@ POLL = 0.5
 PRUNE_EVERY = 1200  # rounds
 WARN = timedelta(hours=24)
 BATCH = 100
+HIGHEST = 2**63 - 1
+"""Higher than the number of any row."""
 
 
 class Timers:
@@ -118,12 +121,29 @@ class Timers:
     async def prune(self, transaction: Transaction) -> None:
         """Forget ended requests and published messages that are older than the retention."""
         before = transaction.now - self._retention
-        await transaction.execute(
+        old = select(request.c.seq).where(
+            request.c.seq < _first(request.c.seq, request.c.received_at, before),
+            request.c.ended_at < before,
             # A stuck request still says what has to be cleaned up.
-            delete(request).where(request.c.ended_at < before, request.c.state != "stuck")
+            ~request.c.unfinished,
         )
+        await transaction.execute(delete(workflow).where(workflow.c.seq.in_(old)))
+        await transaction.execute(delete(request).where(request.c.seq.in_(old)))
+        message = outbox_table.c
         await transaction.execute(
             delete(outbox_table).where(
-                outbox_table.c.published_at.is_not(None), outbox_table.c.created_at < before
+                message.id < _first(message.id, message.created_at, before),
+                message.created_at < before,
+                message.published_at.is_not(None),
             )
         )
+
+
+def _first(number: Column[int], made_at: Column[Any], since: datetime) -> ColumnElement[int]:
+    """Return the lowest *number* of a row that was *made_at* the moment *since* or later.
+
+    Numbers are given out in the order of time, by and large: this spares an index of times, in
+    which each row would have to be entered.
+    """
+    first = select(number).where(made_at >= since).order_by(number).limit(1)
+    return func.coalesce(first.correlate(None).scalar_subquery(), HIGHEST)

@@ -25,7 +25,7 @@ from ccfd.store.database import Database, Transaction
 from ccfd.store.tables import request, slices, vm
 from ccfd.vt.domains import Found
 from ccfd.workflow.intake import Intake
-from ccfd.workflow.ledger import OPEN
+from ccfd.workflow.ledger import is_open
 from ccfd.workflow.results import SLICE_KEY
 
 log = structlog.get_logger()
@@ -165,7 +165,7 @@ class VmWatch:
             rows = await transaction.all(chosen)
             keys = {f"{SLICE_KEY}{row.slice}" for row in rows}
             open_ = await transaction.all(
-                select(request.c.key).where(request.c.state.in_(OPEN), request.c.key.in_(keys))
+                select(request.c.key).where(is_open(request), request.c.key.in_(keys))
             )
         taken = {row.key for row in open_}
         return (

@@ -5,13 +5,12 @@ from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily
-from sqlalchemy import func, select, union_all
+from sqlalchemy import func, select
 
 from ccfd import __version__
 from ccfd.ipam import networks
 from ccfd.store import tables
 from ccfd.store.database import Transaction
-from ccfd.workflow.ledger import OPEN
 from ccfd.workflow.steps import Step
 
 EVENT_BUCKETS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
@@ -162,11 +161,10 @@ async def gauges(transaction: Transaction) -> bytes:
     """Return the gauges that the database holds, in Prometheus's text format."""
     workflows = GaugeMetricFamily("ccfd_workflows", "Workflows", labels=["state"])
     request = tables.request
-    counted = select(request.c.state, func.count().label("number")).group_by(request.c.state)
     for row in await transaction.all(
-        union_all(
-            counted.where(request.c.state.in_(OPEN)), counted.where(request.c.state == "stuck")
-        )
+        select(request.c.state, func.count().label("number"))
+        .where(request.c.unfinished)
+        .group_by(request.c.state)
     ):
         workflows.add_metric([row.state], row.number)
 

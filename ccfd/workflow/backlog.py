@@ -10,7 +10,7 @@ from sqlalchemy.engine import Row
 
 from ccfd.store.database import Database, Transaction
 from ccfd.store.tables import daemon, request, workflow
-from ccfd.workflow.ledger import OPEN, RUNNING, must_wait
+from ccfd.workflow.ledger import is_open, must_wait
 from ccfd.workflow.results import Asked
 from ccfd.workflow.steps import Steps
 
@@ -29,6 +29,7 @@ _WAITING = (
     )
     .where(
         request.c.state == "queued",
+        request.c.terminal.is_(None),
         request.c.type.in_(bindparam("types", expanding=True)),
         ~must_wait(request),
     )
@@ -39,11 +40,11 @@ _INTERRUPTED = (
     select(request.c.seq)
     .join(workflow)
     .where(
-        request.c.state.in_(RUNNING),
+        workflow.c.key.is_not(None),
         workflow.c.owner.not_in(select(daemon.c.id).where(daemon.c.id != bindparam("me"))),
         ~and_(
             workflow.c.owner == AWAITING,
-            exists().where(_child.c.parent == request.c.workflow_id, _child.c.state.in_(OPEN)),
+            exists().where(_child.c.parent == request.c.workflow_id, is_open(_child)),
         ),
     )
     .order_by(request.c.seq)

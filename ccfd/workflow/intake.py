@@ -17,7 +17,7 @@ from ccfd.store import outbox, tables
 from ccfd.store.bulk import insert_new
 from ccfd.store.database import Transaction
 from ccfd.workflow.handler import Handler, Handlers
-from ccfd.workflow.ledger import OPEN
+from ccfd.workflow.ledger import is_open
 from ccfd.workflow.results import Asked
 
 REQUESTS = "requests"
@@ -131,6 +131,7 @@ class Intake:
         row = {
             **_row(asked),
             "state": "queued",
+            "unfinished": True,
             "body": event.data,
             "received_at": now,
             "ended_at": None,
@@ -145,6 +146,7 @@ class Intake:
         row = {
             **_row(asked),
             "state": "failed",
+            "unfinished": False,
             "body": None,
             "received_at": now,
             "ended_at": now,
@@ -185,7 +187,7 @@ class Intake:
         which = and_(
             tables.request.c.key == new.asked.key,
             tables.request.c.seq < seq,
-            tables.request.c.state.in_(OPEN),
+            is_open(tables.request),
             tables.request.c.type.in_(new.cancels),
         )
         await cancel(which, transaction)

@@ -12,7 +12,6 @@ from ccfd.workflow.backlog import INTERRUPTED
 from ccfd.workflow.handler import Handlers
 from ccfd.workflow.intake import REQUESTS, cancel
 from ccfd.workflow.journal import Journal
-from ccfd.workflow.ledger import RUNNING
 from ccfd.workflow.steps import Steps
 
 NOBODY = "nobody"
@@ -58,9 +57,7 @@ class Interventions:
         async def write(transaction: Transaction) -> None:
             row = await self._stuck(request_id, transaction)
             busy = await transaction.scalar(
-                select(request.c.request_id).where(
-                    request.c.key == row.key, request.c.state.in_(RUNNING)
-                )
+                select(request.c.request_id).join(workflow).where(workflow.c.key == row.key)
             )
             if busy is not None:
                 raise Refused("invalid_state", f"{busy} runs for {row.key}: try again after it")
@@ -76,7 +73,7 @@ class Interventions:
             await transaction.execute(
                 update(workflow)
                 .where(workflow.c.seq == row.seq)
-                .values(owner=NOBODY, journal=workflow.c.journal + journal.line())
+                .values(key=row.key, owner=NOBODY, journal=workflow.c.journal + journal.line())
             )
             transaction.wake(INTERRUPTED)
             transaction.wake(REQUESTS)
@@ -120,5 +117,7 @@ class Interventions:
 async def close(which: ColumnElement[bool], transaction: Transaction) -> None:
     """Note that nothing of these stuck requests is left to be undone."""
     await transaction.execute(
-        update(request).where(which, request.c.state == "stuck").values(state="failed")
+        update(request)
+        .where(which, request.c.state == "stuck")
+        .values(state="failed", unfinished=False)
     )

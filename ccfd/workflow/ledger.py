@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     FromClause,
     Update,
+    and_,
     func,
     insert,
     literal,
@@ -30,7 +31,6 @@ from ccfd.store.sharing import Sharing
 from ccfd.store.tables import Json, outbox, request, workflow
 
 OPEN = ("queued", "running", "undoing")
-RUNNING = ("running", "undoing")
 
 MOST = 64
 """Entries that share a commit at most."""
@@ -166,13 +166,12 @@ _STATEMENTS: dict[type[Entry], str] = {
             WHERE r.seq = $1 AND r.started_at IS NULL AND r.terminal IS NULL AND NOT r.cancelled
                 AND NOT EXISTS (
                     SELECT FROM request AS o WHERE o.key = $2 AND o.seq < $1
-                        AND o.state IN ('queued', 'running', 'undoing'))
-                AND NOT EXISTS (
-                    SELECT FROM request AS o WHERE o.key = $2 AND o.state IN ('running', 'undoing'))
+                        AND o.unfinished AND o.state IN ('queued', 'running', 'undoing'))
+                AND NOT EXISTS (SELECT FROM workflow AS w WHERE w.key = $2)
             RETURNING r.seq, r.cancelled
         ), made AS (
-            INSERT INTO workflow (seq, owner, epoch, journal)
-            SELECT seq, $3, 1, '' FROM begun
+            INSERT INTO workflow (seq, key, owner, epoch, journal)
+            SELECT seq, $2, $3, 1, '' FROM begun
         )
         SELECT seq, cancelled FROM begun""",
     Recorded: """
@@ -189,25 +188,31 @@ _STATEMENTS: dict[type[Entry], str] = {
         RETURNING r.seq, r.cancelled""",
     Ended: """
         WITH recorded AS (
-            UPDATE workflow SET journal = journal || $4, owner = NULL
+            UPDATE workflow SET journal = journal || $4, owner = NULL, key = NULL
             WHERE seq = $1 AND owner = $2 AND epoch = $3
             RETURNING seq
         ), ended AS (
             UPDATE request AS r
-            SET state = $5, terminal = coalesce(r.terminal, $6),
-                ended_at = coalesce(r.ended_at, $7)
+            SET state = $5, unfinished = ($5::varchar = 'stuck'),
+                terminal = coalesce(r.terminal, $6), ended_at = coalesce(r.ended_at, $7)
             FROM recorded WHERE r.seq = recorded.seq
             RETURNING r.seq, r.cancelled, $7::timestamptz AS now, $8::json AS messages
         )"""
     + _SAY,
     Answered: """
         WITH ended AS (
-            UPDATE request AS r SET state = $2, terminal = $3, started_at = $4, ended_at = $4
+            UPDATE request AS r
+            SET state = $2, unfinished = false, terminal = $3, started_at = $4, ended_at = $4
             WHERE r.seq = $1 AND r.started_at IS NULL AND r.terminal IS NULL
             RETURNING r.seq, r.cancelled, $4::timestamptz AS now, $5::json AS messages
         )"""
     + _SAY,
 }
+
+
+def is_open(one: FromClause) -> ColumnElement[bool]:
+    """Return whether a request waits or is under way."""
+    return and_(one.c.unfinished, one.c.state.in_(OPEN))
 
 
 def must_wait(one: FromClause) -> ColumnElement[bool]:
@@ -221,9 +226,9 @@ def must_wait(one: FromClause) -> ColumnElement[bool]:
     """
     other = request.alias()
     mine = select(other.c.seq).where(other.c.key == one.c.key)
-    first = mine.where(other.c.state.in_(OPEN)).order_by(other.c.seq).limit(1).scalar_subquery()
-    running = mine.where(other.c.state.in_(RUNNING)).scalar_subquery()
-    return or_(first < one.c.seq, running.is_not(None))
+    first = mine.where(is_open(other)).order_by(other.c.seq).limit(1).scalar_subquery()
+    running = select(workflow.c.seq).where(workflow.c.key == one.c.key)
+    return or_(first < one.c.seq, running.scalar_subquery().is_not(None))
 
 
 async def _write_by_table(entry: Entry, transaction: Transaction) -> bool | None:
@@ -236,8 +241,10 @@ async def _write_by_table(entry: Entry, transaction: Transaction) -> bool | None
     if not isinstance(entry, Recorded):
         row = await transaction.one(_change(entry).returning(request.c.cancelled))
     if isinstance(entry, Begun) and row is not None:
-        values = {"seq": entry.seq, "owner": entry.owner, "epoch": 1, "journal": ""}
-        await transaction.execute(insert(workflow).values(values))
+        made = insert(workflow).values(
+            seq=entry.seq, key=entry.key, owner=entry.owner, epoch=1, journal=""
+        )
+        await transaction.execute(made)
     if isinstance(entry, Ended | Answered) and entry.messages and row is not None:
         await transaction.execute(
             insert(outbox),
@@ -256,7 +263,9 @@ def _add_line(entry: Recorded | Undoing | Ended) -> Update:
         workflow.c.epoch == entry.epoch,
     )
     values: dict[str, Any] = {"journal": workflow.c.journal + entry.line}
-    return mine.values(values | {"owner": None} if isinstance(entry, Ended) else values)
+    return mine.values(
+        values | {"owner": None, "key": None} if isinstance(entry, Ended) else values
+    )
 
 
 def _change(entry: Begun | Undoing | Ended | Answered) -> Update:
@@ -272,12 +281,14 @@ def _change(entry: Begun | Undoing | Ended | Answered) -> Update:
         case Ended():
             return mine.values(
                 state=entry.state,
+                unfinished=entry.state == "stuck",
                 terminal=func.coalesce(request.c.terminal, literal(entry.terminal, Json)),
                 ended_at=func.coalesce(request.c.ended_at, entry.now),
             )
         case Answered():
             return waiting.values(
                 state=entry.state,
+                unfinished=False,
                 terminal=entry.terminal,
                 started_at=entry.now,
                 ended_at=entry.now,

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy import select, union_all
+from sqlalchemy import select
 
 from ccfd.errors import Refused
 from ccfd.store.database import Database
@@ -24,11 +24,8 @@ LOOK = 10.0
 MOST = 12
 """Times the first pause that the longest one is: an hour with five minutes."""
 
-_OPEN = union_all(
-    *(
-        select(request.c.request_id, request.c.state).where(request.c.state == state)
-        for state in ("stuck", "undoing")
-    )
+_UNDONE = select(request.c.request_id, request.c.state).where(
+    request.c.unfinished, request.c.state.in_(("stuck", "undoing"))
 )
 
 
@@ -74,7 +71,7 @@ class Revisits:
             self._visits.clear()
             return
         async with self._database.read() as transaction:
-            states = {row.request_id: row.state for row in await transaction.all(_OPEN)}
+            states = {row.request_id: row.state for row in await transaction.all(_UNDONE)}
         now = self._clock()
         # One that is being undone may be stuck again: its pause is kept.
         self._visits = {name: seen for name, seen in self._visits.items() if name in states}

@@ -221,7 +221,7 @@ async def _open(database: Database) -> bool:
 
 async def fill(transaction: Transaction, count: int) -> None:
     """Store *count* requests as the inbox would."""
-    for table in (tables.request, tables.outbox):
+    for table in (tables.workflow, tables.request, tables.outbox):
         await transaction.execute(table.delete())
     rows = [
         {
@@ -229,6 +229,7 @@ async def fill(transaction: Transaction, count: int) -> None:
             "type": Work.event,
             "key": f"bench:{number}",
             "state": "queued",
+            "unfinished": True,
             "body": {"name": str(number)},
             "correlation_id": f"bench-{number}",
             "workflow_id": f"workflow-{number}",

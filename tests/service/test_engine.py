@@ -120,6 +120,7 @@ async def put_under_way(
         "type": kind,
         "key": f"slice:{name}",
         "state": "running",
+        "unfinished": True,
         "body": {},
         "correlation_id": name,
         "workflow_id": name,
@@ -131,7 +132,7 @@ async def put_under_way(
 
     async def write(tx: Transaction) -> None:
         seq = await tx.scalar(insert(tables.request).values(row).returning(tables.request.c.seq))
-        under_way = {"seq": seq, "owner": "dead", "epoch": 1, "journal": log}
+        under_way = {"seq": seq, "key": row["key"], "owner": "dead", "epoch": 1, "journal": log}
         await tx.execute(insert(tables.workflow).values(under_way))
 
     await harness.database.run(write)

@@ -141,6 +141,7 @@ def busy(harness: Harness, key: str) -> dict[str, Any]:
         "type": "slice.fly",
         "key": key,
         "state": "queued",
+        "unfinished": True,
         "body": {},
         "correlation_id": "busy",
         "workflow_id": "busy",

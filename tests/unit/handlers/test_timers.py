@@ -19,13 +19,13 @@ RETENTION = timedelta(days=30)  # of the harness's timers
 
 
 async def age(harness: Harness, by: timedelta, *requests: str) -> None:
-    """Let everything that was said, and the end of *requests*, be so long ago."""
+    """Let everything that was said, and *requests*, be so long ago."""
 
     async def write(transaction: Transaction) -> None:
         then = transaction.now - by
         request, outbox = tables.request, tables.outbox
         ended = update(request).where(request.c.request_id.in_(requests))
-        await transaction.execute(ended.values(ended_at=then))
+        await transaction.execute(ended.values(received_at=then, ended_at=then))
         await transaction.execute(update(outbox).values(created_at=then))
 
     await harness.database.run(write)

@@ -25,19 +25,25 @@ async def write_all(harness: Harness, *rows: dict[str, Any]) -> None:
                 "request_id": name,
                 "type": "slice.create",
                 "key": "slice:demo",
+                "unfinished": True,
                 "correlation_id": name,
                 "workflow_id": name,
                 "terminal_message_id": name,
                 "received_at": transaction.now,
+                **row,
             }
-            await transaction.execute(insert(tables.request).values({**told, **row}))
+            stored = insert(tables.request).values(told).returning(tables.request.c.seq)
+            seq = await transaction.scalar(stored)
+            if told["state"] in ("running", "undoing"):
+                made = {"seq": seq, "key": told["key"], "owner": "me", "epoch": 1, "journal": ""}
+                await transaction.execute(insert(tables.workflow).values(made))
 
     await harness.database.run(write)
 
 
 @pytest.mark.parametrize("second", ["running", "undoing"])
 async def test_two_requests_of_one_key_cannot_run_at_once(harness: Harness, second: str) -> None:
-    with pytest.raises(IntegrityError):
+    with pytest.raises(IntegrityError, match=r"workflow\.key"):
         await write_all(harness, {"state": "running"}, {"state": second})
 
 
@@ -49,5 +55,11 @@ async def test_others_may_wait_or_run_under_other_keys(harness: Harness) -> None
 
 @pytest.mark.parametrize("state", ["succeeded", "failed", "stuck"])
 async def test_no_request_ends_without_a_result(harness: Harness, state: str) -> None:
-    with pytest.raises(IntegrityError):
-        await write_all(harness, {"state": state})
+    with pytest.raises(IntegrityError, match="ends"):
+        await write_all(harness, {"state": state, "unfinished": state == "stuck"})
+
+
+async def test_what_has_ended_is_not_looked_up_as_unfinished(harness: Harness) -> None:
+    ended = {"state": "failed", "terminal": {"outcome": "failed"}}
+    with pytest.raises(IntegrityError, match="unfinished"):
+        await write_all(harness, ended)

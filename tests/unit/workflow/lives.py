@@ -159,7 +159,8 @@ class Store:
     def requests(self, condition: str, *values: Any) -> list[sqlite3.Row]:
         """Return requests in their order, each with what its workflow says, if it is one."""
         return self.look(
-            "SELECT request.*, owner, epoch, journal FROM request LEFT JOIN workflow USING (seq)"
+            "SELECT * FROM request"
+            " LEFT JOIN (SELECT seq, owner, epoch, journal FROM workflow) USING (seq)"
             f" WHERE {condition} ORDER BY seq",
             *values,
         )

@@ -130,7 +130,6 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outbox")),
     )
     with op.batch_alter_table("outbox", schema=None) as batch_op:
-        batch_op.create_index("ix_outbox_created_at", ["created_at"], unique=False)
         batch_op.create_index(
             "ix_outbox_letter",
             ["id"],
@@ -161,6 +160,7 @@ def upgrade() -> None:
         sa.Column("type", sa.String(length=100), nullable=False),
         sa.Column("key", sa.String(length=200), nullable=False),
         sa.Column("state", sa.String(length=10), nullable=False),
+        sa.Column("unfinished", sa.Boolean(), nullable=False),
         sa.Column("body", JSON, nullable=True),
         sa.Column("correlation_id", sa.Text(), nullable=False),
         sa.Column("reply_to", sa.Text(), nullable=True),
@@ -178,13 +178,18 @@ def upgrade() -> None:
         sa.CheckConstraint(
             "state IN ('queued', 'running', 'undoing', 'stuck', 'succeeded', 'failed')",
             name=op.f("ck_request_state"),
-        ),
+        ).ddl_if(dialect="sqlite"),
         sa.CheckConstraint(
             "terminal IS NOT NULL OR state IN ('queued', 'running', 'undoing')",
             name=op.f("ck_request_ends"),
-        ),
+        ).ddl_if(dialect="sqlite"),
+        sa.CheckConstraint(
+            "unfinished = (state IN ('queued', 'running', 'undoing', 'stuck'))",
+            name=op.f("ck_request_unfinished"),
+        ).ddl_if(dialect="sqlite"),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_request")),
         sa.UniqueConstraint("request_id", name=op.f("uq_request_request_id")),
+        postgresql_with={"fillfactor": "25"},
     )
     with op.batch_alter_table("request", schema=None) as batch_op:
         batch_op.create_index(
@@ -195,54 +200,43 @@ def upgrade() -> None:
             sqlite_where=sa.text("parent IS NOT NULL"),
         )
         batch_op.create_index(
-            "ix_request_ended_at",
-            ["ended_at"],
+            "ix_request_unanswered",
+            ["seq"],
             unique=False,
-            postgresql_where=sa.text("ended_at IS NOT NULL"),
-            sqlite_where=sa.text("ended_at IS NOT NULL"),
+            postgresql_where=sa.text("terminal IS NULL"),
+            sqlite_where=sa.text("terminal IS NULL"),
         )
         batch_op.create_index(
-            "ix_request_open_key",
+            "ix_request_unfinished_key",
             ["key", "seq"],
             unique=False,
-            postgresql_where=sa.text("state IN ('queued', 'running', 'undoing')"),
-            sqlite_where=sa.text("state IN ('queued', 'running', 'undoing')"),
-        )
-        batch_op.create_index(
-            "ix_request_queued",
-            ["seq"],
-            unique=False,
-            postgresql_where=sa.text("state = 'queued'"),
-            sqlite_where=sa.text("state = 'queued'"),
-        )
-        batch_op.create_index(
-            "ix_request_stuck",
-            ["seq"],
-            unique=False,
-            postgresql_where=sa.text("state = 'stuck'"),
-            sqlite_where=sa.text("state = 'stuck'"),
-        )
-        batch_op.create_index(
-            "uq_request_running_key",
-            ["key"],
-            unique=True,
-            postgresql_where=sa.text("state IN ('running', 'undoing')"),
-            sqlite_where=sa.text("state IN ('running', 'undoing')"),
+            postgresql_where=sa.text("unfinished"),
+            sqlite_where=sa.text("unfinished = 1"),
         )
 
     op.create_table(
         "workflow",
         sa.Column("seq", SERIAL, autoincrement=False, nullable=False),
+        sa.Column("key", sa.String(length=200), nullable=True),
         sa.Column("owner", sa.String(length=36), nullable=True),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("cancelled", sa.Boolean(), server_default=sa.text("(false)"), nullable=False),
         sa.Column("journal", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(
             ["seq"], ["request.seq"], name=op.f("fk_workflow_seq"), ondelete="CASCADE"
-        ),
+        ).ddl_if(dialect="sqlite"),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_workflow")),
-        postgresql_with={"fillfactor": "50"},
+        postgresql_with={"fillfactor": "10"},
     )
+    with op.batch_alter_table("workflow", schema=None) as batch_op:
+        batch_op.create_index(
+            "uq_workflow_key",
+            ["key"],
+            unique=True,
+            postgresql_where=sa.text("key IS NOT NULL"),
+            sqlite_where=sa.text("key IS NOT NULL"),
+        )
+
     op.create_table(
         "slice",
         sa.Column("name", sa.String(length=63), nullable=False),
