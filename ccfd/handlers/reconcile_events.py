@@ -82,7 +82,7 @@ class _Repair(Handler[Differences, P]):
         told = [thing.model_dump(mode="json") for thing in self.done(plan)]
         for thing in told:
             body = {"type": NOTICE, **thing, "time": outbox.timestamp(transaction.now)}
-            await outbox.put(transaction, outbox.messages(body, routing_key=NOTICE))
+            await outbox.put(transaction, [outbox.message(body, routing_key=NOTICE)])
             transaction.after(partial(self._repaired, thing["kind"]))
         return {"repaired": told}
 

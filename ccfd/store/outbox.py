@@ -3,9 +3,9 @@
 The rows stay as the log behind `GET /v1/events` until they are pruned.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from pydantic_core import to_json
@@ -17,6 +17,7 @@ from ccfd.store.tables import outbox
 RESULTS = "ccf.results"
 DEAD = "ccf.dead"
 DEFAULT_EXCHANGE = ""
+JSON = "application/json"
 ERROR = "x-ccf-error"
 DETAIL = "x-ccf-detail"
 TOPIC = "outbox"
@@ -32,7 +33,37 @@ def encode(body: dict[str, Any]) -> bytes:
     return to_json(body)
 
 
-def messages(
+class Message(NamedTuple):
+    """A message of ccfd's own, for `ccf.results` and, if given, for the queue *reply_to*."""
+
+    message_id: str
+    routing_key: str
+    correlation_id: str | None
+    headers: dict[str, str]
+    body: bytes
+    slice: str | None
+    reply_to: str | None
+
+    def rows(self, now: datetime) -> list[dict[str, Any]]:
+        """Return its rows of the table."""
+        row = {
+            "message_id": self.message_id,
+            "exchange": RESULTS,
+            "routing_key": self.routing_key,
+            "type": self.routing_key,
+            "correlation_id": self.correlation_id,
+            "content_type": JSON,
+            "headers": self.headers,
+            "body": self.body,
+            "slice": self.slice,
+            "created_at": now,
+        }
+        if self.reply_to is None:
+            return [row]
+        return [row, {**row, "exchange": DEFAULT_EXCHANGE, "routing_key": self.reply_to}]
+
+
+def message(
     body: dict[str, Any],
     *,
     routing_key: str,
@@ -40,34 +71,23 @@ def messages(
     correlation_id: str | None = None,
     traceparent: str | None = None,
     reply_to: str | None = None,
-) -> list[dict[str, Any]]:
-    """Return the rows (`body` still as text) that say *body*.
-
-    To `ccf.results`, and to the queue *reply_to* if given.
-    """
-    row = {
-        "message_id": message_id or str(uuid4()),
-        "exchange": RESULTS,
-        "routing_key": routing_key,
-        "type": routing_key,
-        "correlation_id": correlation_id,
-        "content_type": "application/json",
-        "headers": {"traceparent": traceparent} if traceparent else {},
-        "body": encode(body).decode(),
-        "slice": body.get("slice") or body.get("owner"),
-    }
-    if reply_to is None:
-        return [row]
-    return [row, {**row, "exchange": DEFAULT_EXCHANGE, "routing_key": reply_to}]
-
-
-async def put(transaction: Transaction, rows: Sequence[dict[str, Any]]) -> None:
-    """Publish *rows* of `messages`, once committed."""
-    await insert_all(
-        outbox,
-        [{**row, "body": row["body"].encode(), "created_at": transaction.now} for row in rows],
-        transaction,
+) -> Message:
+    """Make the message that says *body*."""
+    return Message(
+        message_id or str(uuid4()),
+        routing_key,
+        correlation_id,
+        {"traceparent": traceparent} if traceparent else {},
+        encode(body),
+        body.get("slice") or body.get("owner"),
+        reply_to,
     )
+
+
+async def put(transaction: Transaction, messages: Iterable[Message]) -> None:
+    """Publish *messages*, once committed."""
+    rows = [row for one in messages for row in one.rows(transaction.now)]
+    await insert_all(outbox, rows, transaction)
     transaction.wake(TOPIC)
 
 
@@ -103,4 +123,4 @@ async def bury(transaction: Transaction, letters: Sequence[dict[str, Any]]) -> N
 async def notice(transaction: Transaction, kind: str, **fields: Any) -> None:
     """Publish a notice, which answers no request: *fields* stand at top level."""
     body = {"type": kind, **fields, "time": timestamp(transaction.now)}
-    await put(transaction, messages(body, routing_key=kind))
+    await put(transaction, [message(body, routing_key=kind)])

@@ -65,7 +65,7 @@ class Intake:
         rows = [new.row for new in asked.values()]
         fresh = await insert_new(tables.request, rows, "request_id", transaction)
         known = await self._known([name for name in asked if name not in fresh], transaction)
-        stored, answers = [], list[dict[str, Any]]()
+        stored, answers = [], list[outbox.Message]()
         for event in events:
             name = event.message_id
             if name in fresh:
@@ -87,17 +87,17 @@ class Intake:
         return {row.request_id: row for row in rows}
 
     @staticmethod
-    def _copy(name: str, row: Row[Any] | None, answers: list[dict[str, Any]]) -> Stored:
+    def _copy(name: str, row: Row[Any] | None, answers: list[outbox.Message]) -> Stored:
         if row is None or row.terminal is None:
             return Stored(name, "copy")
-        answers += Asked.of(row).answers(row.terminal)
+        answers.append(Asked.of(row).answers(row.terminal))
         return Stored(name, "answered", row.terminal)
 
     async def _follow_up(
-        self, new: "New", answers: list[dict[str, Any]], transaction: Transaction
+        self, new: "New", answers: list[outbox.Message], transaction: Transaction
     ) -> Stored:
         """Do what follows from a request that has been stored."""
-        answers += new.answers
+        answers.append(new.answer)
         if new.cancels:
             await self._cancel(new, transaction)
         if new.letter is None:
@@ -197,13 +197,13 @@ class Intake:
 class New:
     """A message that becomes a request, unless one of its id is stored.
 
-    `answers` and `letter` (of one that is refused) are rows for the outbox, `cancels` the types
-    of requests before it that it cancels.
+    `answer` is what its sender is told, `letter` (of one that is refused) a row for the outbox,
+    `cancels` the types of requests before it that it cancels.
     """
 
     asked: Asked
     row: dict[str, Any]
-    answers: list[dict[str, Any]]
+    answer: outbox.Message
     cancels: frozenset[str] = frozenset()
     letter: dict[str, Any] | None = None
 

@@ -5,6 +5,7 @@ nothing (docs/adr/0007). On PostgreSQL an entry is one statement, which goes out
 other workflows where its transaction has no statements of its own (docs/adr/0010), else as the
 last of them. SQLite, which serves one daemon, takes a statement for each table.
 """
+# ruff: noqa: S608 - constants
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -27,6 +28,7 @@ from sqlalchemy.engine import Row
 
 from ccfd.store.bulk import encoded
 from ccfd.store.database import Database, RaceLost, Transaction
+from ccfd.store.outbox import DEFAULT_EXCHANGE, JSON, RESULTS, Message
 from ccfd.store.sharing import Sharing
 from ccfd.store.tables import Json, outbox, request, workflow
 
@@ -71,7 +73,7 @@ class Undoing(NamedTuple):
 
 
 class Ended(NamedTuple):
-    """A workflow of *owner* has ended, with *messages* for the outbox.
+    """A workflow of *owner* has ended, with a *message* for the outbox.
 
     A result that it has already stays.
     """
@@ -83,7 +85,7 @@ class Ended(NamedTuple):
     state: str
     terminal: dict[str, Any] | None
     now: datetime
-    messages: list[dict[str, Any]]
+    message: Message | None
 
 
 class Answered(NamedTuple):
@@ -93,7 +95,7 @@ class Answered(NamedTuple):
     state: str
     terminal: dict[str, Any]
     now: datetime
-    messages: list[dict[str, Any]]
+    message: Message | None
 
 
 Entry = Begun | Recorded | Undoing | Ended | Answered
@@ -138,26 +140,40 @@ class Ledger:
 
 
 def _values(entry: Entry) -> tuple[Any, ...]:
-    """Return what the statement for *entry* takes."""
+    """Return what the statement for *entry* takes: its fields, and those of its message."""
+    if isinstance(entry, Ended | Answered):
+        *own, message = entry
+        return tuple(map(encoded, (*own, *(message or _NO_MESSAGE))))
     return tuple(map(encoded, entry))
 
 
-_SAY = """, said AS (
+_NO_MESSAGE = (None,) * len(Message._fields)
+
+
+def _say(*, now: int, message: int) -> str:
+    """Return the rest of a statement that says what ended, if there is something to say.
+
+    The moment is parameter number *now*; from number *message* on come a message's fields.
+    """
+    identity, routing_key, correlation_id, headers, body, about, reply_to = (
+        f"${message + n}" for n in range(len(Message._fields))
+    )
+    return f""", said AS (
     INSERT INTO outbox (message_id, exchange, routing_key, type, correlation_id, content_type,
                         headers, body, slice, created_at)
-    SELECT m.message_id, m.exchange, m.routing_key, m.type, m.correlation_id, m.content_type,
-           m.headers, convert_to(m.body, 'UTF8'), m.slice, ended.now
-    FROM ended CROSS JOIN json_to_recordset(ended.messages)
-        AS m(message_id text, exchange text, routing_key text, type text, correlation_id text,
-             content_type text, headers json, body text, slice text)
+    SELECT {identity}, way.exchange, way.routing_key, {routing_key}, {correlation_id}, '{JSON}',
+           {headers}::json, {body}::bytea, {about}, ${now}
+    FROM ended CROSS JOIN (VALUES ('{RESULTS}', {routing_key}::text),
+                                  ('{DEFAULT_EXCHANGE}', {reply_to})) AS way(exchange, routing_key)
+    WHERE way.routing_key IS NOT NULL
 )
 SELECT seq, cancelled FROM ended"""
+
 
 # Who waits has neither begun nor a result. That is not asked of `state`: a condition on it matches
 # partial indexes, and without statistics PostgreSQL may look through one of them for `seq`. Whether
 # another of its key comes first (`must_wait`) is asked by the key itself, for the same reason: of
 # `r.key` it could make a join, and go through all that are open for each that begins.
-# ruff: noqa: S608 - constants
 _STATEMENTS: dict[type[Entry], str] = {
     Begun: """
         WITH begun AS (
@@ -196,17 +212,17 @@ _STATEMENTS: dict[type[Entry], str] = {
             SET state = $5, unfinished = ($5::varchar = 'stuck'),
                 terminal = coalesce(r.terminal, $6), ended_at = coalesce(r.ended_at, $7)
             FROM recorded WHERE r.seq = recorded.seq
-            RETURNING r.seq, r.cancelled, $7::timestamptz AS now, $8::json AS messages
+            RETURNING r.seq, r.cancelled
         )"""
-    + _SAY,
+    + _say(now=7, message=8),
     Answered: """
         WITH ended AS (
             UPDATE request AS r
             SET state = $2, unfinished = false, terminal = $3, started_at = $4, ended_at = $4
             WHERE r.seq = $1 AND r.started_at IS NULL AND r.terminal IS NULL
-            RETURNING r.seq, r.cancelled, $4::timestamptz AS now, $5::json AS messages
+            RETURNING r.seq, r.cancelled
         )"""
-    + _SAY,
+    + _say(now=4, message=5),
 }
 
 
@@ -245,14 +261,8 @@ async def _write_by_table(entry: Entry, transaction: Transaction) -> bool | None
             seq=entry.seq, key=entry.key, owner=entry.owner, epoch=1, journal=""
         )
         await transaction.execute(made)
-    if isinstance(entry, Ended | Answered) and entry.messages and row is not None:
-        await transaction.execute(
-            insert(outbox),
-            [
-                {**message, "body": message["body"].encode(), "created_at": entry.now}
-                for message in entry.messages
-            ],
-        )
+    if isinstance(entry, Ended | Answered) and entry.message is not None and row is not None:
+        await transaction.execute(insert(outbox), entry.message.rows(entry.now))
     return None if row is None else row.cancelled
 
 

@@ -159,7 +159,7 @@ class Records:
                 state="stuck",
                 terminal=terminal if answers else None,
                 now=now,
-                messages=asked.answers(terminal) if answers else [],
+                message=asked.answers(terminal) if answers else None,
             )
             await self._end(ended, asked, row.received_at, transaction)
 
@@ -312,7 +312,7 @@ class Records:
             state=state,
             terminal=terminal,
             now=transaction.now,
-            messages=asked.answers(terminal),
+            message=asked.answers(terminal),
         )
         await self._end(answered, asked, row.received_at, transaction)
 
@@ -328,7 +328,7 @@ class Records:
             # Taken up again after its end: whoever asked has the answer already.
             terminal=None if flow.answered else terminal,
             now=transaction.now,
-            messages=[] if flow.answered else flow.asked.answers(terminal),
+            message=None if flow.answered else flow.asked.answers(terminal),
         )
         await self._end(ended, flow.asked, flow.received_at, transaction)
 

@@ -56,16 +56,16 @@ class Asked:
         """Make the terminal result of a request that was not."""
         return self.body("failed", now, error=error, compensated=compensated)
 
-    def accepts(self, now: datetime) -> list[dict[str, Any]]:
-        """Return the rows for the outbox that say that the request is stored."""
-        return self._messages(self.body("accepted", now))
+    def accepts(self, now: datetime) -> outbox.Message:
+        """Return the message that says that the request is stored."""
+        return self._message(self.body("accepted", now))
 
-    def answers(self, terminal: dict[str, Any]) -> list[dict[str, Any]]:
-        """Return the rows for the outbox that answer, under the same message id each time."""
-        return self._messages(terminal, message_id=self.terminal_message_id, reply_to=self.reply_to)
+    def answers(self, terminal: dict[str, Any]) -> outbox.Message:
+        """Return the message that answers, under the same message id each time."""
+        return self._message(terminal, message_id=self.terminal_message_id, reply_to=self.reply_to)
 
-    def _messages(self, body: dict[str, Any], **more: str | None) -> list[dict[str, Any]]:
-        return outbox.messages(
+    def _message(self, body: dict[str, Any], **more: str | None) -> outbox.Message:
+        return outbox.message(
             body,
             routing_key=f"{body['type']}.{body['outcome']}",
             correlation_id=self.correlation_id,

@@ -23,15 +23,13 @@ async def say(harness: Harness, *kinds: str, request: str = "r", **about: Any) -
 
     async def write(transaction: Transaction) -> None:
         for kind in kinds:
-            await outbox.put(
-                transaction,
-                outbox.messages(
-                    {"type": kind, "request_id": request, "outcome": kind},
-                    routing_key=kind,
-                    correlation_id=about.get("correlation_id", request),
-                    reply_to=about.get("reply_to"),
-                ),
+            message = outbox.message(
+                {"type": kind, "request_id": request, "outcome": kind},
+                routing_key=kind,
+                correlation_id=about.get("correlation_id", request),
+                reply_to=about.get("reply_to"),
             )
+            await outbox.put(transaction, [message])
 
     await harness.database.run(write)
 
