@@ -25,7 +25,7 @@ TOPIC = "outbox"
 
 def timestamp(moment: datetime) -> str:
     """Format *moment* as RFC 3339 in UTC, to the millisecond."""
-    return moment.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def encode(body: dict[str, Any]) -> bytes:

@@ -25,7 +25,7 @@ takes it up."""
 
 _WAITING = (
     select(
-        *(request.c[name] for name in (*Asked.__slots__, "seq", "body", "cancelled", "received_at"))
+        *(request.c[name] for name in (*Asked._fields, "seq", "body", "cancelled", "received_at"))
     )
     .where(
         request.c.state == "queued",

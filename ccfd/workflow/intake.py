@@ -1,7 +1,7 @@
 """How a message becomes a request: stored once, whatever comes how often."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Literal
@@ -127,9 +127,9 @@ class Intake:
         except CcfdError as exc:
             return self._refused(event, exc, now)
         key = await handler.key(body, transaction)
-        asked = replace(self._asked(event, event.type, key), parent=parent)
+        asked = self._asked(event, event.type, key)._replace(parent=parent)
         row = {
-            **_row(asked),
+            **asked._asdict(),
             "state": "queued",
             "unfinished": True,
             "body": event.data,
@@ -144,7 +144,7 @@ class Intake:
         asked = self._asked(event, kind, f"request:{event.message_id}")
         terminal = asked.failed(exc.document(), now, compensated=True)
         row = {
-            **_row(asked),
+            **asked._asdict(),
             "state": "failed",
             "unfinished": False,
             "body": None,
@@ -219,7 +219,3 @@ async def cancel(which: ColumnElement[bool], transaction: Transaction) -> None:
         .where(tables.workflow.c.seq.in_([row.seq for row in rows]))
         .values(cancelled=True)
     )
-
-
-def _row(asked: Asked) -> dict[str, Any]:
-    return {name: getattr(asked, name) for name in Asked.__slots__}

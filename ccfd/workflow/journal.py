@@ -11,6 +11,7 @@ costs the same however many steps there are.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -40,12 +41,12 @@ class StepRecord:
     ended_at: float | None = None
     error: dict[str, Any] | None = None
     value: dict[str, Any] | None = None
-    calls: list[dict[str, Any]] = field(default_factory=list)
+    calls: Sequence[dict[str, Any]] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the stored form; what is at its default is left out."""
         stored: dict[str, Any] = {
-            "state": self.state.value,
+            "state": self.state._value_,
             "attempts": self.attempts,
             "started_at": self.started_at,
             "ended_at": self.ended_at,

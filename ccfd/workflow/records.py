@@ -1,7 +1,7 @@
 """How a workflow's state gets into the database, and out of it again."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -124,7 +124,7 @@ class Records:
             requests = [
                 {"type": child.type, "data": child.body} for child in handler.children(decision)
             ]
-            steps = [asdict(step) for step in handler.steps(decision).flat]
+            steps = [step._asdict() for step in handler.steps(decision).flat]
             chosen = {"plan": handler.write_plan(decision), "steps": steps}
             raise Seen({**chosen, "requests": requests} if requests else chosen)
 

@@ -1,8 +1,8 @@
 """What is said of a request: accepted, progress, succeeded, failed."""
 
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from sqlalchemy.engine import Row
 
@@ -11,8 +11,7 @@ from ccfd.store import outbox
 SLICE_KEY = "slice:"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class Asked(NamedTuple):
     """Whom a request came from and what it is called: all that its results repeat."""
 
     request_id: str
@@ -28,7 +27,7 @@ class Asked:
     @classmethod
     def of(cls, row: Row[Any]) -> "Asked":
         """Take it from a row of the table `request`."""
-        return cls(**{name: getattr(row, name) for name in cls.__slots__})
+        return cls._make(_FIELDS(row))
 
     @property
     def slice(self) -> str | None:
@@ -72,3 +71,6 @@ class Asked:
             traceparent=self.traceparent,
             **more,
         )
+
+
+_FIELDS = attrgetter(*Asked._fields)
