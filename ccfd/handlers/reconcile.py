@@ -41,6 +41,8 @@ log = structlog.get_logger()
 TOPIC = "reconcile"
 REMEMBERED = timedelta(hours=1)
 """How long failed repairs make the next one wait."""
+RECENT = 10_000
+"""Among how many of the last requests they are looked for."""
 LONGEST_BACKOFF = 6
 """Doublings of the pause between failed repairs."""
 
@@ -237,7 +239,7 @@ class Reconciler:
         other = OTHER.get(asked.type, "")
         if not await meanwhile.is_untouched(asked.key, since, transaction, but_by=other):
             return ""
-        if patient and await self._is_early(asked, transaction):
+        if patient and await self._is_early(asked, since, transaction):
             return ""
         # Daemons that look at the same time send the same id.
         identity = f"{asked.type}:{asked.about}:{since}"
@@ -247,10 +249,11 @@ class Reconciler:
         stored = await self._intake.store(event, transaction)
         return identity if stored.fate == "new" else ""
 
-    async def _is_early(self, asked: Request, transaction: Transaction) -> bool:
+    async def _is_early(self, asked: Request, since: int, transaction: Transaction) -> bool:
         """Tell whether the last such requests have failed, and the next is to wait."""
         failed = await transaction.one(
             select(func.count().label("number"), func.max(request.c.ended_at).label("last")).where(
+                request.c.seq > since - RECENT,
                 request.c.key == asked.key,
                 request.c.type == asked.type,
                 request.c.state == "failed",

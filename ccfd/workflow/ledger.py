@@ -170,16 +170,14 @@ def _say(*, now: int, message: int) -> str:
 SELECT seq, cancelled FROM ended"""
 
 
-# Who waits has neither begun nor a result. That is not asked of `state`: a condition on it matches
-# partial indexes, and without statistics PostgreSQL may look through one of them for `seq`. Whether
-# another of its key comes first (`must_wait`) is asked by the key itself, for the same reason: of
-# `r.key` it could make a join, and go through all that are open for each that begins.
+# Whether another of its key comes first (`must_wait`) is asked by the key itself: of `r.key`
+# PostgreSQL could make a join, and go through all that are unfinished for each that begins.
 _STATEMENTS: dict[type[Entry], str] = {
     Begun: """
         WITH begun AS (
             UPDATE request AS r
             SET state = 'running', started_at = $6, plan = $4, steps = $5
-            WHERE r.seq = $1 AND r.started_at IS NULL AND r.terminal IS NULL AND NOT r.cancelled
+            WHERE r.seq = $1 AND r.state = 'queued' AND NOT r.cancelled
                 AND NOT EXISTS (
                     SELECT FROM request AS o WHERE o.key = $2 AND o.seq < $1
                         AND o.unfinished AND o.state IN ('queued', 'running', 'undoing'))
@@ -219,7 +217,7 @@ _STATEMENTS: dict[type[Entry], str] = {
         WITH ended AS (
             UPDATE request AS r
             SET state = $2, unfinished = false, terminal = $3, started_at = $4, ended_at = $4
-            WHERE r.seq = $1 AND r.started_at IS NULL AND r.terminal IS NULL
+            WHERE r.seq = $1 AND r.state = 'queued'
             RETURNING r.seq, r.cancelled
         )"""
     + _say(now=4, message=5),
