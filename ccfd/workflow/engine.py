@@ -159,9 +159,13 @@ class Engine:
         if self._free:
             self._database.signals.wake(REQUESTS)
 
-    def _rest(self, seq: int) -> None:
+    async def _rest(self, seq: int) -> None:
         self._at_rest.add(seq)
         self._database.signals.wake(REQUESTS)
+        # The next round, and what it begins, go first: the database is at that while the end of
+        # this one is made ready.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
 
     async def _carry_out(self, seq: int, begin: Begin) -> None:
         """Bring one request to its end, or leave it as recorded for a later round."""

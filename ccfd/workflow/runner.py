@@ -28,6 +28,13 @@ _ACTS = (Move.RUN, Move.UNDO)
 Act = Callable[[Any], Awaitable[Value]] | Callable[[Any], Awaitable[None]]
 
 
+AtRest = Callable[[], Awaitable[None]]
+
+
+async def _go_on() -> None:
+    pass
+
+
 class Journaled(Protocol):
     """Where a flow's state is kept."""
 
@@ -87,14 +94,14 @@ class Runner:
         self._random = random
         self.stopping = asyncio.Event()
 
-    async def run(self, flow: Flow, at_rest: Callable[[], None] = lambda: None) -> None:
+    async def run(self, flow: Flow, at_rest: AtRest = _go_on) -> None:
         """Carry *flow* to its end. Raises `Stopping` between two stages when asked to stop.
 
-        Calls *at_rest* when no step is left, and only its end is still to be stored.
+        Awaits *at_rest* when no step is left, and only its end is still to be stored.
         """
         while (move := flow.journal.next_move(flow.steps)) in _ACTS:
             await (self._forward(flow) if move is Move.RUN else self._backward(flow))
-        at_rest()
+        await at_rest()
         match move:
             case Move.SETTLE:
                 await self._records.settle(flow)
