@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, delete, func, select, update
+from sqlalchemy import Column, ColumnElement, delete, exists, func, select, update
 
 from ccfd.ipam import subnets
 from ccfd.requests.decode import Event
@@ -121,14 +121,17 @@ class Timers:
     async def prune(self, transaction: Transaction) -> None:
         """Forget ended requests and published messages that are older than the retention."""
         before = transaction.now - self._retention
-        old = select(request.c.seq).where(
-            request.c.seq < _first(request.c.seq, request.c.received_at, before),
-            request.c.ended_at < before,
-            # A stuck request still says what has to be cleaned up.
-            ~request.c.unfinished,
+        first = _first(request.c.seq, request.c.received_at, before)
+        await transaction.execute(
+            delete(request).where(
+                request.c.seq < first,
+                request.c.ended_at < before,
+                # A stuck request still says what has to be cleaned up.
+                ~request.c.unfinished,
+            )
         )
-        await transaction.execute(delete(workflow).where(workflow.c.seq.in_(old)))
-        await transaction.execute(delete(request).where(request.c.seq.in_(old)))
+        its_request = exists().where(request.c.seq == workflow.c.seq)
+        await transaction.execute(delete(workflow).where(workflow.c.seq < first, ~its_request))
         message = outbox_table.c
         await transaction.execute(
             delete(outbox_table).where(

@@ -46,7 +46,7 @@ class StepRecord:
     def to_json(self) -> dict[str, Any]:
         """Return the stored form; what is at its default is left out."""
         stored: dict[str, Any] = {
-            "state": self.state._value_,
+            "state": self.state.value,
             "attempts": self.attempts,
             "started_at": self.started_at,
             "ended_at": self.ended_at,

@@ -1,6 +1,7 @@
 """The engine on a server: with the least that the settings allow, and beside what is broken."""
 
 import asyncio
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -14,6 +15,7 @@ from tests.bench.engine import IN_STAGES, ours
 from tests.harness import AMPLE, Harness, lab_settings
 from tests.twins import World
 from tests.unit.handlers.test_slice_story import NOTHING, VM
+from tests.unit.handlers.test_timers import RETENTION, age, publish, remembered
 
 STUCK = '{"stage":0,"backward":true,"stuck":true,"records":{}}\n'
 
@@ -33,6 +35,21 @@ async def test_many_slices_pass_through_a_small_pool(database_url: str) -> None:
             ended = await asyncio.gather(*(harness.terminal(one) for one in asked))
             assert {one["outcome"] for one in ended} == {"succeeded"}
     assert await harness.claims() == NOTHING
+    await harness.database.close()
+
+
+async def test_what_is_forgotten_leaves_nothing_of_its_workflow(database_url: str) -> None:
+    harness = Harness(lab_settings(database_url), World())
+    await harness.prepare()
+    async with harness.running():
+        old = await harness.send("slice.create", slice="one", gateway=False, vms=[VM])
+        await harness.terminal(old)
+        new = await harness.send("slice.create", slice="two", gateway=False, vms=[VM])
+        await harness.terminal(new)
+        await age(harness, RETENTION + timedelta(minutes=1), old)
+        await publish(harness)
+        await harness.database.run(harness.timers().prune)
+        assert await remembered(harness) == {"requests": {new}, "workflow": 1, "outbox": 0}
     await harness.database.close()
 
 
