@@ -27,13 +27,17 @@ LOOK = 0.05
 """Seconds between two looks for interrupted requests at least: one costs as much as a request."""
 AHEAD = 256
 """Waiting requests that are read at once."""
+WAIT = 0.02
+"""Seconds that a workflow may wait, once it has begun, for its turn to act: about, and in bursts of
+short ones."""
 
 
 class Engine:
     """Runs up to `concurrency` workflows at once, one for a key, while it holds the lease.
 
-    One whose steps are over makes room for the next before its end is stored; as many again may
-    be that far.
+    So many act on hosts. One whose steps are over makes room before its end is stored, and where
+    many come to that, as many are begun before it is their turn: when a workflow has its turn, it
+    waits for no other's commit.
     """
 
     def __init__(
@@ -53,7 +57,9 @@ class Engine:
         self._lease = lease
         self._concurrency = concurrency
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._turns = asyncio.Semaphore(concurrency)
         self._at_rest: set[int] = set()
+        self._rests: deque[float] = deque(maxlen=concurrency)
         self._candidates: deque[Row[Any]] = deque()
         self._looked_at = -POLL
         self._waits = False
@@ -111,9 +117,17 @@ class Engine:
 
     @property
     def _free(self) -> int:
+        """Tell how many more may be begun.
+
+        As many ahead of their turn as have come to rest lately: so long will they wait for it.
+        """
+        lately = asyncio.get_running_loop().time() - WAIT
+        while self._rests and self._rests[0] < lately:
+            self._rests.popleft()
         known = len(self._tasks)
         acting = known - len(self._at_rest)
-        return max(0, min(self._concurrency - acting, 2 * self._concurrency - known))
+        may_act = self._concurrency + len(self._rests)
+        return max(0, min(may_act - acting, 3 * self._concurrency - known))
 
     def _is_time_to_look(self) -> bool:
         """Tell whether to look for interrupted requests in this round.
@@ -159,20 +173,13 @@ class Engine:
         if self._free:
             self._database.signals.wake(REQUESTS)
 
-    async def _rest(self, seq: int) -> None:
-        self._at_rest.add(seq)
-        self._database.signals.wake(REQUESTS)
-        # The next round, and what it begins, go first: the database is at that while the end of
-        # this one is made ready.
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
-
     async def _carry_out(self, seq: int, begin: Begin) -> None:
         """Bring one request to its end, or leave it as recorded for a later round."""
         try:
             flow = await begin()
             if flow is not None:
-                await self._runner.run(flow, partial(self._rest, seq))
+                await self._act(flow)
+                await self._runner.end(flow)
             self._waits = False
         except DatabaseAway as exc:
             # What was recorded stands; what was not is done again.
@@ -189,6 +196,16 @@ class Engine:
             # One defective request must not stop the others, nor be tried for ever.
             log.exception("workflow is defective", seq=seq)
             await self._break_off(seq, repr(exc))
+
+    async def _act(self, flow: Flow) -> None:
+        """Have the steps of *flow* done, or undone, when it is its turn; then make room."""
+        async with self._turns:
+            if self._stopping.is_set():
+                raise Stopping
+            await self._runner.act(flow)
+        self._at_rest.add(flow.seq)
+        self._rests.append(asyncio.get_running_loop().time())
+        self._database.signals.wake(REQUESTS)
 
     async def _break_off(self, seq: int, reason: str) -> None:
         try:

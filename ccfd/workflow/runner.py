@@ -28,13 +28,6 @@ _ACTS = (Move.RUN, Move.UNDO)
 Act = Callable[[Any], Awaitable[Value]] | Callable[[Any], Awaitable[None]]
 
 
-AtRest = Callable[[], Awaitable[None]]
-
-
-async def _go_on() -> None:
-    pass
-
-
 class Journaled(Protocol):
     """Where a flow's state is kept."""
 
@@ -94,15 +87,17 @@ class Runner:
         self._random = random
         self.stopping = asyncio.Event()
 
-    async def run(self, flow: Flow, at_rest: AtRest = _go_on) -> None:
-        """Carry *flow* to its end. Raises `Stopping` between two stages when asked to stop.
+    async def act(self, flow: Flow) -> None:
+        """Carry *flow* on until no step is left, forward or back, and only its end is missing.
 
-        Awaits *at_rest* when no step is left, and only its end is still to be stored.
+        Raises `Stopping` between two stages when asked to stop.
         """
         while (move := flow.journal.next_move(flow.steps)) in _ACTS:
             await (self._forward(flow) if move is Move.RUN else self._backward(flow))
-        await at_rest()
-        match move:
+
+    async def end(self, flow: Flow) -> None:
+        """Store the end of a *flow* that has no step left."""
+        match flow.journal.next_move(flow.steps):
             case Move.SETTLE:
                 await self._records.settle(flow)
             case Move.FORGET:

@@ -252,7 +252,8 @@ class Stage:
 
     async def run(self) -> None:
         """Carry it out, as far as that goes."""
-        await self.runner.run(self.flow)
+        await self.runner.act(self.flow)
+        await self.runner.end(self.flow)
 
     async def begun(self) -> None:
         """Wait until every step is under way."""
