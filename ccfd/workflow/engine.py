@@ -28,8 +28,9 @@ LOOK = 0.05
 AHEAD = 256
 """Waiting requests that are read at once."""
 WAIT = 0.02
-"""Seconds that a workflow may wait, once it has begun, for its turn to act: about, and in bursts of
-short ones."""
+"""Seconds that a workflow that began ahead of its turn shall wait for it, as far as one can know."""
+LONG = 0.1
+"""Seconds after which one that has waited all the same asks whether it was cancelled meanwhile."""
 
 
 class Engine:
@@ -199,12 +200,16 @@ class Engine:
 
     async def _act(self, flow: Flow) -> None:
         """Have the steps of *flow* done, or undone, when it is its turn; then make room."""
+        loop = asyncio.get_running_loop()
+        long = loop.time() + LONG
         async with self._turns:
             if self._stopping.is_set():
                 raise Stopping
+            if loop.time() > long:
+                await self._records.heed(flow)
             await self._runner.act(flow)
         self._at_rest.add(flow.seq)
-        self._rests.append(asyncio.get_running_loop().time())
+        self._rests.append(loop.time())
         self._database.signals.wake(REQUESTS)
 
     async def _break_off(self, seq: int, reason: str) -> None:

@@ -262,6 +262,22 @@ class Records:
         flow.journal.touched.clear()
         flow.cancelled = told
 
+    async def heed(self, flow: Flow) -> None:
+        """Learn whether *flow* has been cancelled while it waited for its turn."""
+        mine = select(workflow.c.cancelled).where(
+            workflow.c.seq == flow.seq,
+            workflow.c.owner == flow.owner,
+            workflow.c.epoch == flow.epoch,
+        )
+        async with self._database.read() as transaction:
+            row = await transaction.one(mine)
+        if row is None:
+            raise LostError(flow.asked.request_id)
+        flow.cancelled = row.cancelled
+        # In its first epoch nobody else can have begun a step.
+        if flow.cancelled and flow.epoch == 1 and flow.steps.pivot > 0:
+            flow.journal.never_begin(cancelled().document())
+
     async def settle(self, flow: Flow) -> None:
         """End *flow*: everything is done."""
 
