@@ -416,7 +416,7 @@ class Workflow(Section):
     retention_days: Annotated[int, Field(ge=1)] = 30
     """Days that ended requests are remembered."""
     concurrency: Annotated[int, Field(ge=1, le=1024)] = 64
-    """Workflows at once."""
+    """Workflows that act on hosts at once."""
     step_timeout: Seconds = 120
     """Seconds that one step may take, its retries not included."""
     retries: Annotated[int, Field(ge=0, le=100)] = 5

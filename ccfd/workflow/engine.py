@@ -28,7 +28,7 @@ LOOK = 0.05
 AHEAD = 256
 """Waiting requests that are read at once."""
 WAIT = 0.02
-"""Seconds that a workflow that began ahead of its turn shall wait for it, as far as one can know."""
+"""Seconds that a workflow which began ahead of its turn shall wait for it, as far as one knows."""
 LONG = 0.1
 """Seconds after which one that has waited all the same asks whether it was cancelled meanwhile."""
 
