@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 STEPS = 8
+WARM_UP = 8
 
 
 async def measure(url: str, at_once: int, count: int) -> float:
@@ -29,6 +30,7 @@ async def measure(url: str, at_once: int, count: int) -> float:
 
     run = dbos.DBOS.workflow()(workflow)
     dbos.DBOS.launch()
+    await asyncio.gather(*(run() for _ in range(WARM_UP)))
     waiting = iter(range(count))
 
     async def loop() -> None:

@@ -1,16 +1,16 @@
 """How many workflows a second? `python -m tests.bench.engine [ROUNDS] [--no-dbos]`.
 
 The same eight trivial steps with undos, on one PostgreSQL with fsync on, for 1, 16 and 64
-workflows at once:
+workflows at once (of ccfd's, so many act; others begin or end meanwhile):
 
 - floor: a bare asyncpg loop that commits each step on its own;
 - ccfd: its engine, from stored requests to their stored results, twice: the steps in three
   stages, as `slice.create` has them, and one after another, each a stage of its own;
 - DBOS Transact, where it is installed (`.venv/bin/pip install -e '.[bench]'`).
 
-ccfd and DBOS find their workflows waiting in the database; progress messages are off. The clock
-starts when connections are open and statements prepared. All take turns, in short rounds; the
-median of the rounds counts, and of their ratios.
+ccfd finds its workflows waiting in the database; progress messages are off. The clock starts when
+each has carried some out: connections are open, statements prepared. All take turns, in short
+rounds; the median of the rounds counts, and of their ratios.
 """
 
 from __future__ import annotations
