@@ -60,7 +60,7 @@ class Engine:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._turns = asyncio.Semaphore(concurrency)
         self._at_rest: set[int] = set()
-        self._rests: deque[float] = deque(maxlen=concurrency)
+        self._rests: deque[float] = deque(maxlen=concurrency + 1)
         self._candidates: deque[Row[Any]] = deque()
         self._looked_at = -POLL
         self._waits = False
@@ -120,15 +120,16 @@ class Engine:
     def _free(self) -> int:
         """Tell how many more may be begun.
 
-        As many ahead of their turn as have come to rest lately: so long will they wait for it.
+        As many ahead of their turn as have come to rest lately, one after another: about so long
+        will they wait for it.
         """
         lately = asyncio.get_running_loop().time() - WAIT
         while self._rests and self._rests[0] < lately:
             self._rests.popleft()
         known = len(self._tasks)
         acting = known - len(self._at_rest)
-        may_act = self._concurrency + len(self._rests)
-        return max(0, min(may_act - acting, 3 * self._concurrency - known))
+        ahead = max(0, len(self._rests) - 1)
+        return max(0, min(self._concurrency + ahead - acting, 3 * self._concurrency - known))
 
     def _is_time_to_look(self) -> bool:
         """Tell whether to look for interrupted requests in this round.

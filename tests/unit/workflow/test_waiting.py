@@ -92,12 +92,12 @@ def test_a_waiting_request_lets_the_retry_of_a_stuck_one_pass(shelves: Shelves) 
     assert [shelves.row(name)["state"] for name in ("stuck", "clear")] == ["failed", "succeeded"]
 
 
-NAMES = ("first", "second", "third", "fourth")
+NAMES = ("one", "two", "busy", "ahead", "behind")
 
 
 def burst(shelves: Shelves) -> None:
-    """Have four wait at once: the first is quick, the second keeps the daemon's only hand full."""
-    shelves.fail(Verb.MAKE, "second", Fault.HANGS)
+    """Have five wait at once: two are quick, the third keeps the daemon's only hand full."""
+    shelves.fail(Verb.MAKE, "busy", Fault.HANGS)
     for name in NAMES:
         shelves.send("put", name, name)
     shelves.cluster.elapse(1.0)
@@ -109,31 +109,33 @@ def states(shelves: Shelves) -> list[str]:
 
 def test_in_a_burst_the_next_begins_ahead_but_acts_when_it_is_its_turn(shelves: Shelves) -> None:
     burst(shelves)
-    assert states(shelves) == ["succeeded", "running", "running", "queued"]
-    assert "third" not in shelves.world.begun
+    assert states(shelves) == ["succeeded", "succeeded", "running", "running", "queued"]
+    assert "ahead" not in shelves.world.begun
     shelves.world.answer(shelves.world.hanging[0], Fault.FINE)
     shelves.cluster.elapse(5.0)
-    assert states(shelves) == ["succeeded"] * 4
+    assert states(shelves) == ["succeeded"] * 5
 
 
-def test_where_nothing_has_ended_lately_nothing_begins_ahead(shelves: Shelves) -> None:
-    shelves.send("put", "long ago", "a")
+def test_where_they_end_slowly_nothing_begins_ahead(shelves: Shelves) -> None:
+    shelves.fail(Verb.MAKE, "one", Fault.HANGS)
+    shelves.fail(Verb.MAKE, "two", Fault.HANGS)
+    for name in ("one", "two", "next"):
+        shelves.send("put", name, name)
     shelves.cluster.elapse(1.0)
-    busy_with("busy", shelves)
-    shelves.send("put", "next", "b")
+    shelves.world.answer(shelves.world.hanging[0], Fault.FINE)
     shelves.cluster.elapse(1.0)
-    assert shelves.row("long ago")["state"] == "succeeded"
+    assert [shelves.row(name)["state"] for name in ("one", "two")] == ["succeeded", "running"]
     assert shelves.row("next")["state"] == "queued"
 
 
 def test_what_began_ahead_and_is_cancelled_touches_no_host(shelves: Shelves) -> None:
     burst(shelves)
-    shelves.fail(Verb.UNDO, "third", Fault.REFUSED)
-    shelves.cluster.ask(shelves.people.cancel("third"))
+    shelves.fail(Verb.UNDO, "ahead", Fault.REFUSED)
+    shelves.cluster.ask(shelves.people.cancel("ahead"))
     shelves.world.answer(shelves.world.hanging[0], Fault.FINE)
     shelves.cluster.elapse(5.0)
-    assert states(shelves) == ["succeeded", "succeeded", "failed", "succeeded"]
-    assert "third" not in shelves.world.begun
+    assert states(shelves) == ["succeeded"] * 3 + ["failed", "succeeded"]
+    assert "ahead" not in shelves.world.begun
 
 
 def test_what_began_ahead_is_left_for_the_next_start(shelves: Shelves) -> None:
@@ -142,8 +144,8 @@ def test_what_began_ahead_is_left_for_the_next_start(shelves: Shelves) -> None:
     shelves.world.answer(shelves.world.hanging[0], Fault.FINE)
     shelves.cluster.elapse(5.0)
     assert shelves.daemon.ended
-    assert states(shelves) == ["succeeded", "succeeded", "running", "queued"]
-    assert "third" not in shelves.world.begun
+    assert states(shelves) == ["succeeded"] * 3 + ["running", "queued"]
+    assert "ahead" not in shelves.world.begun
     shelves.cluster.start()
     shelves.cluster.elapse(5.0)
-    assert states(shelves) == ["succeeded"] * 4
+    assert states(shelves) == ["succeeded"] * 5
