@@ -1,11 +1,10 @@
 """How one workflow is carried out: stage by stage, forward, and back when one fails."""
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from random import Random
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Protocol
 
 import structlog
 
@@ -18,8 +17,6 @@ from ccfd.workflow.records import Flow, LostError, cancelled
 from ccfd.workflow.steps import Effects, Step, Value
 
 log = structlog.get_logger()
-
-T = TypeVar("T")
 
 PERSISTENCE = 3
 """Times the retries that an undo has, and a step after the pivot: giving up leaves something."""
@@ -55,33 +52,6 @@ class Watcher(Protocol):
 
     def attempt(self, step: Step, outcome: str, seconds: float) -> None:
         """Tell how one attempt at an effect ended."""
-
-
-class Noticed(Generic[T]):
-    """Awaits *what* in the task of whoever awaits this; calls *on_wait* when it first waits."""
-
-    __slots__ = ("_on_wait", "_what")
-
-    def __init__(self, what: Coroutine[None, None, T], on_wait: Callable[[], None]) -> None:
-        self._what = what
-        self._on_wait = on_wait
-
-    def __await__(self) -> Generator[Any, Any, T]:
-        """Hand on what is waited for, and what comes of it."""
-        what = self._what
-        try:
-            waits_for = what.send(None)
-            self._on_wait()
-            while True:
-                try:
-                    told = yield waits_for
-                except BaseException as exc:
-                    waits_for = what.throw(exc)
-                else:
-                    waits_for = what.send(told)
-        except StopIteration as end:
-            value: T = end.value
-            return value
 
 
 class Stopping(Exception):
@@ -183,37 +153,25 @@ class Runner:
     ) -> list[CcfdError | None]:
         """Act on every step of the stage under way, side by side; wait for all of them.
 
-        Each begins when the one before it first waits for something: in a task of its own only
-        then, as a task costs as much as a short step. Where one raises, no other outlives it.
+        The first in this task, each other one in a task of its own; where one raises, no other
+        outlives it.
         """
         offset = flow.steps.offsets[flow.journal.stage]
-        outcomes: list[CcfdError | None] = [None] * len(flow.steps.stages[flow.journal.stage])
-        left = deque(range(len(outcomes)))
-        others: list[asyncio.Task[None]] = []
-
-        async def work() -> None:
-            while left:
-                number = left.popleft()
-                outcomes[number] = await Noticed(act(flow, offset + number), go_on)
-
-        def go_on() -> None:
-            if left:
-                # Not in a task group, which costs some more: all are awaited just below.
-                others.append(asyncio.create_task(work()))  # noqa: TID251
-
+        count = len(flow.steps.stages[flow.journal.stage])
+        # Not in a task group, which costs some more: all of them are awaited just below.
+        others = [
+            asyncio.create_task(act(flow, offset + i))  # noqa: TID251
+            for i in range(1, count)
+        ]
         try:
-            await work()
-            for other in others:
-                await other
+            return [await act(flow, offset), *[await other for other in others]]
         except BaseException:
-            left.clear()
             for other in others:
                 other.cancel()
             for other in others:
                 with suppress(BaseException):
                     await other
             raise
-        return outcomes
 
     async def _do(self, flow: Flow, index: int) -> CcfdError | None:
         """Have one effect; return the error that it ends with, if any."""

@@ -2,16 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from random import Random
 from typing import Any
-from unittest.mock import AsyncMock
 
 import pytest
 
 from ccfd.errors import Refused, Transient
 from ccfd.store.database import utc_now
-from ccfd.workflow.journal import Journal, StepState
+from ccfd.workflow.journal import Journal
 from ccfd.workflow.records import Flow, LostError
 from ccfd.workflow.results import Asked
 from ccfd.workflow.runner import Runner
@@ -202,12 +200,9 @@ async def test_different_slices_run_side_by_side(harness: Harness) -> None:
 
 
 class Stage:
-    """One stage of three steps, of which number 0 loses its lease when it is told to.
+    """One stage of three steps, of which number 0 loses its lease when it is told to."""
 
-    Or whatever *act* has them do.
-    """
-
-    def __init__(self, act: Callable[[dict[str, int]], Awaitable[None]] | None = None) -> None:
+    def __init__(self) -> None:
         self.tell = asyncio.Event()
         self.under_way: set[int] = set()
         self.ended: set[int] = set()
@@ -234,8 +229,8 @@ class Stage:
             epoch=1,
         )
         self.runner = Runner(
-            {"wait": Effect(dict, act or self._wait, None)},
-            AsyncMock(),
+            {"wait": Effect(dict, self._wait, None)},
+            None,  # type: ignore[arg-type]  # nothing is recorded
             Watched(),
             held=lambda: self._is_held,
             step_timeout=60.0,
@@ -288,30 +283,3 @@ async def test_a_workflow_that_is_stopped_stops_every_step_of_its_stage() -> Non
         running.cancel()
     assert running.cancelled()
     assert stage.ended == {0, 1, 2}
-
-
-async def test_a_step_keeps_its_task_and_only_what_follows_one_that_waits_gets_another() -> None:
-    tasks: dict[int, asyncio.Task[None] | None] = {}
-
-    async def act(args: dict[str, int]) -> None:
-        tasks[args["number"]] = asyncio.current_task()
-        if args["number"] == 1:
-            await asyncio.sleep(0.01)
-        assert asyncio.current_task() is tasks[args["number"]]
-
-    stage = Stage(act)
-    await stage.runner.act(stage.flow)
-    assert [one.state for one in stage.flow.journal.records] == [StepState.DONE] * 3
-    assert tasks[0] is tasks[1] is asyncio.current_task()
-    assert tasks[2] is not tasks[1]
-
-
-async def test_a_step_that_fails_at_once_keeps_none_from_being_tried() -> None:
-    async def act(args: dict[str, int]) -> None:
-        if args["number"] != 1:
-            raise Refused("invalid_state", "not this one")
-
-    stage = Stage(act)
-    await stage.runner.act(stage.flow)
-    states = [one.state for one in stage.flow.journal.records]
-    assert states == [StepState.FAILED, StepState.DONE, StepState.FAILED]
