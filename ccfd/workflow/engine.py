@@ -121,7 +121,8 @@ class Engine:
         """Tell how many more may be begun.
 
         As many ahead of their turn as have come to rest lately, one after another: about so long
-        will they wait for it. Of those that wait, act and are being ended, `concurrency` each at most.
+        will they wait for it. Of those that wait, act and are being ended there are `concurrency`
+        each at most.
         """
         lately = asyncio.get_running_loop().time() - WAIT
         while self._rests and self._rests[0] < lately:
