@@ -196,11 +196,18 @@ class Harness:
             group.create_task(self.lease.run())
             await self.engine.run()
 
-    def fresh_engine(self) -> Engine:
+    def fresh_engine(self, concurrency: int = 16) -> Engine:
         """Make an engine, the first or one after another was stopped."""
         self.runner.stopping.clear()
         backlog = Backlog(self.database, self.handlers, self.world.effects())
-        return Engine(self.database, backlog, self.records, self.runner, self.lease, concurrency=16)
+        return Engine(
+            self.database,
+            backlog,
+            self.records,
+            self.runner,
+            self.lease,
+            concurrency=concurrency,
+        )
 
     async def send(self, kind: str, message_id: str | None = None, **data: Any) -> str:
         """Store an event; return its request's id."""

@@ -8,14 +8,18 @@ from __future__ import annotations
 import asyncio
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from sqlalchemy import select
 
 from ccfd.documents import COLLECTIONS
 from ccfd.store.tables import request
+from ccfd.workflow import engine
 from tests.chaos import keep
 from tests.chaos.scenarios import Scenario, Send
 from tests.chaos.tripwire import Tripwire, wire_commits, wired
@@ -23,6 +27,8 @@ from tests.harness import Harness, lab_settings
 
 WITHIN = 60.0
 """Seconds within which a request ends; it takes a tenth of one."""
+CALL = 0.02
+"""Seconds that a call to a host takes in a burst: longer than a transaction, as in life."""
 
 
 @dataclass(frozen=True)
@@ -102,17 +108,32 @@ async def live(folder: Folder, scenario: Scenario, wire: Tripwire) -> None:
 
     async def trap(call: str, args: Any) -> None:
         await fault(call, args)
+        if scenario.at_once:
+            await asyncio.sleep(CALL)
         if call == scenario.within:
             reached.set()
             await asked.wait()
 
     harness.world.trap = trap
-    async with harness.running():
-        await deliver(harness, folder, scenario, reached)
-        asked.set()
-        for number in range(len(scenario.asks)):
-            await harness.terminal(request_id(number), WITHIN)
+    with _pace(scenario, harness):
+        async with harness.running():
+            await deliver(harness, folder, scenario, reached)
+            asked.set()
+            for number in range(len(scenario.asks)):
+                await harness.terminal(request_id(number), WITHIN)
     await harness.database.close()
+
+
+@contextmanager
+def _pace(scenario: Scenario, harness: Harness) -> Iterator[None]:
+    """Have so many carried out at once as *scenario* says, and others begun ahead of their turn."""
+    if not scenario.at_once:
+        yield
+        return
+    harness.engine = harness.fresh_engine(scenario.at_once)
+    # Over SQLite none comes to rest as soon after another as where some are begun ahead.
+    with patch.object(engine, "WAIT", WITHIN):
+        yield
 
 
 async def deliver(
@@ -120,12 +141,15 @@ async def deliver(
 ) -> None:
     """Be the broker: send what was not acknowledged; what the kill hit before that comes again.
 
-    A second request is sent when the first has *reached* its place, or has ended.
+    A second request is sent when the first has *reached* its place, or has ended; where many are
+    carried out at once, they are sent one right after another.
     """
     for number, ask in enumerate(scenario.asks):
         if folder.has(f"acknowledged-{number}"):
             continue
-        while number and not reached.is_set() and not await _is_over(number - 1, harness):
+        while number and not (
+            scenario.at_once or reached.is_set() or await _is_over(number - 1, harness)
+        ):
             await asyncio.sleep(0.002)
         kind, body = await resolved(ask, harness)
         await harness.send(kind, request_id(number), **body)

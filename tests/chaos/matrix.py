@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -32,16 +32,21 @@ from tests.chaos.verdict import Verdict, judge
 # Longer than a life with patience for its requests.
 LIFE = 2 * WITHIN
 AGAIN, ANY_MOMENT = "again, while recovering", "at a random moment"
+IN_A_BURST = "at a point of many at once"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One fate: where a scenario is killed, and then perhaps once more."""
+    """One fate: where a scenario is killed, and then perhaps once more.
+
+    `at` a point, or at the `nth` one, whatever it is; or after a `delay` in seconds.
+    """
 
     scenario: int
     what: str
     moment: str
     at: Point | None = None
+    nth: int | None = None
     delay: float | None = None
     again: int | None = None
 
@@ -144,7 +149,7 @@ class Stage:
         self, job: Job, scenario: Scenario, normal: Any, folder: Folder
     ) -> tuple[int, Verdict]:
         log, kills, status = folder.path / "log", 0, 0
-        first = Tripwire(at=job.at)
+        first = Tripwire(at=job.at, nth=job.nth)
         deaths = [(first, job.delay)]
         if job.again is not None:
             deaths.append((Tripwire(nth=job.again), None))
@@ -168,15 +173,27 @@ class Stage:
 
 
 def jobs(
-    number: int, rehearsal: Rehearsal, *, random: Random, moments: int, twice: float
+    number: int,
+    rehearsal: Rehearsal,
+    *,
+    random: Random,
+    moments: int,
+    twice: float,
+    some: float,
 ) -> Iterator[Job]:
     """List a scenario's jobs: each point, some points and a second kill, random moments."""
     count = len(rehearsal.points)
     for index, point in enumerate(rehearsal.points):
-        yield Job(scenario=number, what=point.what, moment=point.moment, at=point)
+        if not SCENARIOS[number].at_once:
+            job = Job(scenario=number, what=point.what, moment=point.moment, at=point)
+        # Of many workflows at once nobody knows which comes next: a point has a number only.
+        elif random.random() < some:
+            job = Job(scenario=number, what=IN_A_BURST, moment="", nth=index)
+        else:
+            continue
+        yield job
         if random.random() < twice:
-            again = random.randrange(count - index)
-            yield Job(scenario=number, what=AGAIN, moment="", at=point, again=again)
+            yield replace(job, what=AGAIN, moment="", again=random.randrange(count - index))
     for _ in range(moments):
         delay = random.random() * rehearsal.seconds
         yield Job(scenario=number, what=ANY_MOMENT, moment="", delay=delay)
@@ -191,11 +208,13 @@ def run(
     tell: Callable[[str], None],
     only: Callable[[Scenario], bool] = lambda _scenario: True,
     twice: float = 0.25,
+    some: float = 0.5,
 ) -> list[Row]:
     """Kill all scenarios everywhere; *tell* hears of the progress.
 
     *moments* is the number of kills at random moments for each scenario; *twice* is the share of
-    points that are followed, once more, by a second kill.
+    points that are followed, once more, by a second kill; *some*, of those at which many workflows
+    at once are killed, as that takes its time.
     """
     stage, random = Stage(directory, empty), Random(seed)
     numbers = [number for number, scenario in enumerate(SCENARIOS) if only(scenario)]
@@ -203,7 +222,7 @@ def run(
     todo = [
         job
         for number, rehearsal in normals.items()
-        for job in jobs(number, rehearsal, random=random, moments=moments, twice=twice)
+        for job in jobs(number, rehearsal, random=random, moments=moments, twice=twice, some=some)
     ]
     tell(f"{len(normals)} scenarios, {len(todo)} times killed")
     rows = []

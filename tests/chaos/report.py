@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from tests.chaos.matrix import AGAIN, ANY_MOMENT, Row
+from tests.chaos.matrix import AGAIN, ANY_MOMENT, IN_A_BURST, Row
 from tests.chaos.scenarios import SCENARIOS
 
 LEAKS = (
@@ -108,7 +108,8 @@ _PREFACE = [
     "refuse. Each point of each story is killed once: *before* the step, *during* it (between two "
     "parts of a compound effect: the overlay is there, the seed is not), *after* it, and around "
     "each commit. A random quarter of the points is killed once more, with a second kill while the "
-    "next process recovers; further kills come at random moments from outside.",
+    "next process recovers; further kills come at random moments from outside. Of a burst of "
+    "requests, more than are carried out at once, half of the points are chosen at random.",
     "- **Cold kills** hit a whole process, from HTTP to the lock on the database, over twins.",
     "- **Lab kills** hit `ccfd run` at a random moment of a random event, with real libvirt, QEMU, "
     "Open vSwitch, dnsmasq, RabbitMQ and PostgreSQL.",
@@ -181,7 +182,8 @@ def _matrix(rows: Sequence[Row]) -> list[str]:
 
 def _place(what: str) -> tuple[int, str]:
     """Order: steps, undos, commits, the rest."""
-    kinds = [what in (AGAIN, ANY_MOMENT), what.startswith("commit"), what.startswith("undo")]
+    others = (AGAIN, ANY_MOMENT, IN_A_BURST)
+    kinds = [what in others, what.startswith("commit"), what.startswith("undo")]
     return (3 - kinds.index(True) if True in kinds else 0, what)
 
 

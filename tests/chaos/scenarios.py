@@ -30,6 +30,8 @@ class Scenario:
     """Times that a VM may be started, its creation included."""
     within: str = ""
     """Where there are two requests: the call of the first one that waits for the second one."""
+    at_once: int = 0
+    """So many are carried out at once, where all of `asks` are sent together."""
 
     @property
     def event(self) -> str:
@@ -57,6 +59,11 @@ def vm(name: str, host: str) -> Body:
 def create(*vms: Body, **more: Any) -> Send:
     """Ask for a slice."""
     return "slice.create", {"slice": SLICE, "gateway": False, "vms": list(vms), **more}
+
+
+def many(*vms: Body) -> tuple[Send, ...]:
+    """Ask for a slice with each of *vms*."""
+    return tuple(create(vm, slice=f"{SLICE}-{number}") for number, vm in enumerate(vms))
 
 
 A, B, SECOND = vm("a", "h1"), vm("b", "h2"), vm("b", "h1")
@@ -143,6 +150,13 @@ SCENARIOS = (
     Scenario(story="refused in deciding", asks=(create(A, {**B, "image": "nope"}),)),
     Scenario(
         story="stuck", asks=(create(A, B),), refuses=(NO_BOOT, ("fabric.remove:before", "h1"))
+    ),
+    # Few at once: some have begun before it is their turn, some come to their end behind it.
+    Scenario(
+        story="in a burst, some refused at boot",
+        asks=many(*[A, B] * 3),
+        refuses=(NO_BOOT,),
+        at_once=2,
     ),
     Scenario(story="done", before=(create(A, B),), asks=(DELETE,)),
     Scenario(story="without VMs", before=(create(),), asks=(DELETE,)),

@@ -54,6 +54,22 @@ def test_a_kill_at_any_point_of_a_story_ends_once_and_leaks_nothing(seed: int) -
     assert all(row.verdict.good for row in rows)
 
 
+def test_a_kill_of_many_at_once_ends_each_once_and_leaks_nothing(seed: int) -> None:
+    with scratch() as name:
+        directory = Path(name)
+        rows = matrix.run(
+            directory,
+            template(directory),
+            seed=seed,
+            moments=2,
+            tell=print,
+            only=lambda scenario: scenario.at_once > 0,
+            some=0.02,
+        )
+    assert sum(row.kills for row in rows) > 2
+    assert all(row.verdict.good for row in rows)
+
+
 def test_kills_in_a_lab_end_once_and_leak_nothing(lab: Lab, seed: int) -> None:
     rows = asyncio.run(lab_kills.run(lab, KILLS, seed=seed, tell=print))
     assert sum(row.kills for row in rows) == KILLS
