@@ -16,7 +16,7 @@ test: setup
 bench: setup
 	@$(PYTHON) -m tests.bench
 
-# Takes a quarter of an hour, and writes what it measured.
+# Takes half an hour, and writes what it measured.
 chaos: setup
 	@$(PYTHON) -m tests.chaos --write docs/chaos.md
 

@@ -34,6 +34,12 @@ def main() -> int:
     # What ccfd logs of its thousand deaths helps nobody.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     report = Report(seed=arguments.seed)
+
+    def publish() -> None:
+        """Write what is known so far: it took long, and the next part may fail."""
+        if arguments.write is not None:
+            arguments.write.write_text(report.markdown())
+
     with scratch() as name:
         directory = Path(name)
         empty = template(directory)
@@ -42,15 +48,15 @@ def main() -> int:
             report.matrix = matrix.run(
                 directory, empty, seed=arguments.seed, moments=arguments.moments, tell=tell
             )
+            publish()
         if everything or arguments.cold:
             report.cold = cold.run(directory, empty, seed=arguments.seed, tell=tell)
+            publish()
     if everything or arguments.lab:
         report.lab = _in_a_lab(arguments.lab or LAB_KILLS, arguments.seed)
-    page = report.markdown()
-    if arguments.write is not None:
-        arguments.write.write_text(page)
-    else:
-        print(page)
+        publish()
+    if arguments.write is None:
+        print(report.markdown())
     tell("all is well" if report.good else "NOT WELL")
     return 0 if report.good else 1
 
