@@ -17,13 +17,10 @@ from ccfd.handlers.host_watch import HostWatch
 from ccfd.settings import Settings
 from ccfd.vt.capacity import Capacity
 from tests.chaos import keep
-from tests.chaos.life import Folder
+from tests.chaos.life import CALL, Folder
 from tests.chaos.scenarios import SCENARIOS
 from tests.chaos.tripwire import Tripwire, wired
 from tests.harness import lab_settings
-
-CALL = 0.02
-"""Seconds that each call to a host takes, so that there is a time to be killed in."""
 
 
 class Switches:

@@ -28,7 +28,7 @@ from tests.harness import Harness, lab_settings
 WITHIN = 60.0
 """Seconds within which a request ends; it takes a tenth of one."""
 CALL = 0.02
-"""Seconds that a call to a host takes in a burst: longer than a transaction, as in life."""
+"""Seconds that a call to a host takes where it matters: longer than a transaction, as in life."""
 
 
 @dataclass(frozen=True)
